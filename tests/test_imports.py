@@ -33,6 +33,7 @@ LAYERS: tuple[set[str], ...] = (
     {"inference", "visualization"},
     {"ingest", "comparison", "tab"},
     {"gating", "composition"},
+    {"python_options"},
     {"api"},
     {"__init__"},
     {"cli"},
@@ -329,7 +330,8 @@ def test_the_examples_in_docstrings_are_true(module: str) -> None:
 
 def test_the_public_names_are_functions_and_classes_not_modules() -> None:
     functions = {name for name in predboard.__all__ if name.islower()}
-    assert functions == {"combine", "compare", "gate", "import_predictions", "infer", "open_predictions", "visualize"}
+    makers = {"infer", "import_predictions", "combine", "merge", "take"}
+    assert functions == makers | {"compare", "gate", "open_predictions", "visualize"}
     for name in predboard.__all__:
         assert callable(getattr(predboard, name))
         assert name in dir(predboard)

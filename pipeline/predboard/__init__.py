@@ -13,10 +13,19 @@ import importlib
 
 TYPE_CHECKING = False  # type checkers know the name; importing `typing` takes 10 ms
 if TYPE_CHECKING:
-    from predboard.api import combine, compare, gate, import_predictions, infer, visualize
+    from predboard.api import combine, compare, gate, import_predictions, infer, merge, take, visualize
     from predboard.comparison.compare import CompareResult
     from predboard.composition.new_step import CompositionResult
-    from predboard.config import CombineConfig, CompareConfig, GateConfig, ImportConfig, InferConfig, VisualizeConfig
+    from predboard.config import (
+        CombineConfig,
+        CompareConfig,
+        GateConfig,
+        ImportConfig,
+        InferConfig,
+        MergeConfig,
+        TakeConfig,
+        VisualizeConfig,
+    )
     from predboard.errors import DamagedError, InputError
     from predboard.gating.evaluate import GateResult
     from predboard.inference.infer import InferResult
@@ -39,10 +48,12 @@ __all__ = [
     "InferConfig",
     "InferResult",
     "InputError",
+    "MergeConfig",
     "Part",
     "Predictions",
     "Run",
     "RunReader",
+    "TakeConfig",
     "VisualizeConfig",
     "VisualizeResult",
     "combine",
@@ -50,7 +61,9 @@ __all__ = [
     "gate",
     "import_predictions",
     "infer",
+    "merge",
     "open_predictions",
+    "take",
     "visualize",
 ]
 
@@ -67,10 +80,12 @@ _MODULES = {
     "InferConfig": "config",
     "InferResult": "inference.infer",
     "InputError": "errors",
+    "MergeConfig": "config",
     "Part": "predictions.schema",
     "Predictions": "predictions.table",
     "Run": "predictions.schema",
     "RunReader": "storage.runs",
+    "TakeConfig": "config",
     "VisualizeConfig": "config",
     "VisualizeResult": "visualization.visualize",
     "combine": "api",
@@ -78,7 +93,9 @@ _MODULES = {
     "gate": "api",
     "import_predictions": "api",
     "infer": "api",
+    "merge": "api",
     "open_predictions": "storage.runs",
+    "take": "api",
     "visualize": "api",
 }
 

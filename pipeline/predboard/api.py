@@ -5,17 +5,17 @@ work.
 """
 
 import contextlib
-import dataclasses
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from predboard.comparison.compare import CompareResult
 from predboard.comparison.compare import compare as _compare
 from predboard.composition.combine import combine as _combine
+from predboard.composition.merge import merge as _merge
 from predboard.composition.new_step import CompositionResult
+from predboard.composition.take import take as _take
 from predboard.config import (
     CombineConfig,
     CompareConfig,
@@ -23,10 +23,11 @@ from predboard.config import (
     ImportConfig,
     ImportedKind,
     InferConfig,
+    MergeConfig,
+    TakeConfig,
     VisualizeConfig,
 )
 from predboard.errors import InputError
-from predboard.formatting import nearest_names
 from predboard.gating.evaluate import GateResult
 from predboard.gating.gate import gate as _gate
 from predboard.images import datasets
@@ -34,6 +35,7 @@ from predboard.inference.infer import InferResult, InMemoryModel
 from predboard.inference.infer import infer as _infer
 from predboard.ingest.ingest import ImportResult
 from predboard.ingest.ingest import import_predictions as _import
+from predboard.python_options import call_with_folders, check_options, python_names
 from predboard.storage.paths import AnyPath, is_path, parse_path
 from predboard.storage.runs import list_step_numbers
 from predboard.streams import print_warning
@@ -45,19 +47,6 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 """Takes one line of progress for a person."""
-
-_ARGUMENTS = {
-    InferConfig: {
-        *("data", "model", "model_args", "checkpoint", "ema", "trust_checkpoint", "step", "out", "classes", "device"),
-        *("overwrite", "engine", "ray_address", "actors", "gpus_per_actor", "cpus_per_actor"),
-    },
-    ImportConfig: {"files", "scores", "out"},
-    VisualizeConfig: {"predictions", "logdir", "list"},
-    CompareConfig: {"predictions", "logdir"},
-    CombineConfig: {"predictions", "out"},
-    GateConfig: {"predictions", "rules", "baseline", "suggest"},
-}
-"""Fields of each configuration that are no options here: an argument, or the object itself, stands for them."""
 
 
 @overload
@@ -108,7 +97,7 @@ def infer(model: Any, *arguments: Any, **named: Any) -> InferResult:
     """
     if isinstance(model, InferConfig):
         return _infer(model, *arguments, **named)
-    with _python_names():
+    with python_names():
         return _infer_objects(model, *arguments, **named)
 
 
@@ -123,7 +112,7 @@ def _infer_objects(
     log: Log = print_warning,
     **options: Any,
 ) -> InferResult:
-    _check_options("infer", InferConfig, options)
+    check_options("infer", InferConfig, options)
     import torch
 
     if not isinstance(model, torch.nn.Module):
@@ -206,14 +195,14 @@ def import_predictions(files: Any, *arguments: Any, **named: Any) -> ImportResul
     """
     if isinstance(files, ImportConfig):
         return _import(files, *arguments, **named)
-    with _python_names():
+    with python_names():
         return _import_files(files, *arguments, **named)
 
 
 def _import_files(
     files: Any, scores: Any = None, out: Any = None, *, log: Log = print_warning, **options: Any
 ) -> ImportResult:
-    _check_options("import_predictions", ImportConfig, options)
+    check_options("import_predictions", ImportConfig, options)
     return _import(ImportConfig(scores, files, out, **options), log)
 
 
@@ -248,14 +237,14 @@ def visualize(predictions: Any, *arguments: Any, **named: Any) -> tuple[Visualiz
     """
     if isinstance(predictions, VisualizeConfig):
         return _visualize(predictions, *arguments, **named)
-    with _python_names():
+    with python_names():
         return _visualize_folders(predictions, *arguments, **named)
 
 
 def _visualize_folders(
     predictions: Any, logdir: Any = None, *, log: Log = print_warning, **options: Any
 ) -> tuple[VisualizeResult, ...]:
-    _check_options("visualize", VisualizeConfig, options)
+    check_options("visualize", VisualizeConfig, options)
     return _visualize(VisualizeConfig(predictions, logdir, **options), log)
 
 
@@ -287,16 +276,7 @@ def compare(*predictions: Any, **named: Any) -> CompareResult:
     Raises:
         InputError: for bad input; what was written before stays as it is.
     """
-    if predictions and isinstance(predictions[0], CompareConfig):
-        return _compare(*predictions, **named)
-    with _python_names():
-        return _compare_folders(*predictions, **named)
-
-
-def _compare_folders(*predictions: Any, logdir: Any = None, log: Log = print_warning, **options: Any) -> CompareResult:
-    _check_options("compare", CompareConfig, options)
-    folders: Any = predictions if len(predictions) != 1 else predictions[0]  # one folder, or a list of them
-    return _compare(CompareConfig(folders, logdir, **options), log)
+    return call_with_folders(_compare, CompareConfig, predictions, named)
 
 
 @overload
@@ -327,16 +307,66 @@ def combine(*predictions: Any, **named: Any) -> CompositionResult:
     Raises:
         InputError: for bad input, or runs that do not fit together; nothing already written is lost.
     """
-    if predictions and isinstance(predictions[0], CombineConfig):
-        return _combine(*predictions, **named)
-    with _python_names():
-        return _combine_folders(*predictions, **named)
+    return call_with_folders(_combine, CombineConfig, predictions, named)
 
 
-def _combine_folders(*predictions: Any, out: Any = None, log: Log = print_warning, **options: Any) -> CompositionResult:
-    _check_options("combine", CombineConfig, options)
-    folders: Any = predictions if len(predictions) != 1 else predictions[0]  # or a list of them
-    return _combine(CombineConfig(folders, out, **options), log)
+@overload
+def merge(config: MergeConfig, log: Log = ..., /) -> CompositionResult: ...
+
+
+@overload
+def merge(
+    *predictions: str | AnyPath | Sequence[str | AnyPath],
+    out: str | AnyPath | None = None,
+    log: Log = ...,
+    **options: Any,
+) -> CompositionResult: ...
+
+
+def merge(*predictions: Any, **named: Any) -> CompositionResult:
+    """Put runs of one model over different images together in a new run.
+
+    Call it either with a configuration, `merge(MergeConfig(...), log)`, or with folders,
+    `merge("predictions/may", "predictions/june", out="predictions/summer")`.
+
+    Args:
+        predictions: folders that `infer` wrote, for all of their steps, or FOLDER@STEP; or a MergeConfig.
+        out: folder for the new predictions.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
+        options: any other field of MergeConfig, such as `rekey=True`.
+
+    Raises:
+        InputError: for bad input, or runs that do not fit together; nothing already written is lost.
+    """
+    return call_with_folders(_merge, MergeConfig, predictions, named)
+
+
+@overload
+def take(config: TakeConfig, log: Log = ..., /) -> CompositionResult: ...
+
+
+@overload
+def take(
+    predictions: str | AnyPath, *, out: str | AnyPath | None = None, log: Log = ..., **options: Any
+) -> CompositionResult: ...
+
+
+def take(predictions: Any, *arguments: Any, **named: Any) -> CompositionResult:
+    """Make a smaller run of the images of a run that a query asks for.
+
+    Call it either with a configuration, `take(TakeConfig(...), log)`, or with a folder,
+    `take("predictions/all", out="predictions/norway", where="country=NO")`.
+
+    Args:
+        predictions: a folder that `infer` wrote, for all of its steps, or FOLDER@STEP; or a TakeConfig.
+        out: folder for the new predictions.
+        log: takes one line of progress at a time. Default: warnings are printed to standard error.
+        options: any other field of TakeConfig, such as `wrong=True` or `limit=1000`.
+
+    Raises:
+        InputError: for bad input, or a query that no image answers; nothing already written is lost.
+    """
+    return call_with_folders(_take, TakeConfig, (predictions, *arguments), named)
 
 
 @overload
@@ -377,7 +407,7 @@ def gate(predictions: Any, *arguments: Any, **named: Any) -> GateResult:
     """
     if isinstance(predictions, GateConfig):
         return _gate(predictions, *arguments, **named)
-    with _python_names():
+    with python_names():
         return _gate_folder(predictions, *arguments, **named)
 
 
@@ -389,7 +419,7 @@ def _gate_folder(
     log: Log = print_warning,
     **options: Any,
 ) -> GateResult:
-    _check_options("gate", GateConfig, options)
+    check_options("gate", GateConfig, options)
     if isinstance(rules, str | os.PathLike):
         return _gate(GateConfig(predictions, Path(rules), baseline, **options), log)
     if rules is None:
@@ -398,30 +428,3 @@ def _gate_folder(
         raise InputError(f"rules are {rules!r}; expected a TOML file, or a mapping for each rule")
     records: Any = [rules] if isinstance(rules, Mapping) else rules
     return _gate(GateConfig(predictions, None, baseline, **options), log, records)
-
-
-def _check_options(function: str, config: type, options: Collection[str]) -> None:
-    """Raise InputError for an option that is no field of a configuration."""
-    known = {field.name for field in dataclasses.fields(config)} - _ARGUMENTS[config]
-    if unknown := sorted(set(options) - known):
-        taken = {"logdir", "out", "scores"} & _ARGUMENTS[config]  # named here as well
-        meant = [] if unknown[0] in _ARGUMENTS[config] else nearest_names(unknown[0], known | taken, 1, 0.7)
-        hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(sorted(known))}"
-        raise InputError(f"{function} has no option {unknown[0]!r}; {hint}")
-
-
-@contextlib.contextmanager
-def _python_names() -> Iterator[None]:
-    """Make messages say `batch_size=` and `overwrite=True` where the command line says --batch-size and --overwrite."""
-    switches = {field.name for config in _ARGUMENTS for field in dataclasses.fields(config) if field.type is bool}
-
-    def argument(flag: re.Match[str]) -> str:
-        name = flag[1].replace("-", "_")
-        return f"{name}=True" if name in switches else f"{name}="
-
-    try:
-        yield
-    except InputError as error:
-        parts = str(error).split("`")  # every other one is a command, which stays as it is
-        parts[::2] = [re.sub(r"--([a-z][a-z-]*[a-z])", argument, part) for part in parts[::2]]
-        raise type(error)("`".join(parts)) from error

@@ -166,3 +166,19 @@ def test_images_that_are_in_two_runs_are_counted_and_refused(tmp_path: Path) -> 
     ):
         merge(MergeConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "m"))
     assert np.array_equal(sorted(p.name for p in tmp_path.iterdir()), ["a", "b"])
+
+
+def test_a_program_merges_folders_or_by_a_configuration(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    step(a, names(40), seed=1)
+    step(b, names(20, 40), seed=2)
+    lines: list[str] = []
+    assert predboard.merge(str(a), b, out=str(tmp_path / "m"), log=lines.append).written == 60
+    same(read(tmp_path / "m"), pd.concat([read(a), read(b)]))
+    assert predboard.merge([a, b], out=tmp_path / "m").written == 0
+    assert predboard.merge(predboard.MergeConfig((a, b), tmp_path / "m"), lines.append).written == 0
+    assert lines == [f"1 of 1 parts in {tmp_path / 'm'} are there already and valid"]
+    with pytest.raises(InputError, match="merge has no option 'rekeyed'; did you mean 'rekey'"):
+        predboard.merge(a, b, out=tmp_path / "n", rekeyed=True)
+    with pytest.raises(InputError, match=f"^out= {a} is one of the runs"):
+        predboard.merge(a, b, out=a)

@@ -126,3 +126,18 @@ def test_parts_of_a_run_are_the_run_again(tmp_path: Path, run: Path) -> None:
     assert main.run(["merge", str(tmp_path / "NO"), str(tmp_path / "SE"), "--out", str(tmp_path / "m")]) == 0
     expected = read(run)
     same(read(tmp_path / "m"), pd.concat([expected.query("country == 'NO'"), expected.query("country == 'SE'")]))
+
+
+def test_a_program_takes_by_options_or_by_a_configuration(tmp_path: Path, run: Path) -> None:
+    expected = read(run).query("country == 'NO' and label in (1, 3)")
+    result = predboard.take(str(run), out=str(tmp_path / "t"), where="country=NO", true=["class1", "3"])
+    assert 0 < result.written == len(expected)
+    same(read(tmp_path / "t"), expected)
+    config = predboard.TakeConfig(run, tmp_path / "t", where=("country=NO",), true=("class1", "3"))
+    lines: list[str] = []
+    assert predboard.take(config, lines.append).written == 0
+    assert lines[0] == f"{len(expected)} of 200 images"
+    with pytest.raises(InputError, match="take has no option 'wher'; did you mean 'where'"):
+        predboard.take(run, out=tmp_path / "u", wher="country=NO")
+    with pytest.raises(InputError, match="right=True and wrong=True exclude each other"):
+        predboard.take(run, out=tmp_path / "u", right=True, wrong=True)
