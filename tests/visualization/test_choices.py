@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from predboard import InputError, VisualizeConfig, visualize
-from predboard.panels.confusion import EVERY, parse_pairs
+from predboard.panels.confusion import parse_pairs
+from predboard.panels.pages.confusion import EVERY
 from predboard.predictions.schema import Run
 from predboard.visualization.visualize import VisualizeResult
 from tests import toy

@@ -75,6 +75,12 @@ def f1_macro(m: Margins) -> Floats:
     return np.asarray(m.f1.sum(axis=-1) / m.present)
 
 
+def f1_micro(m: Margins) -> Floats:
+    """Return F1 of all decisions on labels together; 0 without a true and a predicted one."""
+    both = m.support.sum(axis=-1) + m.predictions.sum(axis=-1)
+    return np.asarray(2 * m.hits.sum(axis=-1) / np.maximum(both, 1))
+
+
 def f1_weighted(m: Margins) -> Floats:
     """Return the mean F1 over classes, weighted by their images."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -78,9 +78,7 @@ class Confusions(abc.ABC):
 
     def most_errors(self, limit: int) -> NDArray[np.int64]:
         """Return the classes with most errors (missed or wrongly predicted) of those with images, ascending."""
-        errors = self.support + self.predictions - 2 * self.hits
-        order = np.lexsort((np.arange(self.classes), -self.support, -errors))
-        return np.sort(order[(self.support > 0)[order]][:limit]).astype(np.int64)
+        return most_errors(self.support, self.predictions, self.hits, limit)
 
     def matrix(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the confusion matrix of some classes, [chosen, chosen]: true classes in rows, predicted in columns.
@@ -95,3 +93,12 @@ class Confusions(abc.ABC):
         true, predicted, count = self.cells
         np.add.at(counts, (place[true], place[predicted]), count)
         return counts
+
+
+def most_errors(
+    support: NDArray[np.int64], predictions: NDArray[np.int64], hits: NDArray[np.int64], limit: int
+) -> NDArray[np.int64]:
+    """Return what `Confusions.most_errors` does, from its counts: [classes] each."""
+    errors = support + predictions - 2 * hits
+    order = np.lexsort((np.arange(len(support)), -support, -errors))
+    return np.sort(order[(support > 0)[order]][:limit]).astype(np.int64)

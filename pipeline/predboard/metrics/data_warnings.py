@@ -9,7 +9,7 @@ import numpy as np
 
 from predboard.metrics.counts import CountMetrics, Counts
 from predboard.metrics.intervals import wilson_interval
-from predboard.metrics.multi_label.label_counts import LabelCounts
+from predboard.metrics.multi_label.label_counts import LabelCountMetrics, LabelCounts
 from predboard.state import FIXED_LIMIT
 
 
@@ -54,12 +54,17 @@ def data_warnings(
         if share > 0.5 and share > 2 * expected:
             only = f"but only {100 * expected:.0f} % of images are"
             warnings.append(f"{100 * share:.0f} % of predictions are {names[dominant]}, {only}")
-        never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
-        if len(never):
-            are = "is" if len(never) == 1 else "are"
-            some = ", ".join(names[c] for c in never[:3])
-            warnings.append(f"{len(never)} of {scores.classes} classes {are} never predicted: {some}")
+        warnings += never_predicted(scores, names, "classes")
     return warnings
+
+
+def never_predicted(scores: CountMetrics | LabelCountMetrics, names: Sequence[str], things: str) -> list[str]:
+    """Return a warning if some classes or labels have images and are never predicted; `things` says which they are."""
+    never = np.flatnonzero((scores.predictions == 0) & (scores.support > 0))
+    if not len(never):
+        return []
+    are = "is" if len(never) == 1 else "are"
+    return [f"{len(never)} of {len(names)} {things} {are} never predicted: {', '.join(names[c] for c in never[:3])}"]
 
 
 def missing_rows(rows: int, manifest_rows: int, things: str) -> list[str]:

@@ -14,6 +14,7 @@ from predboard.metrics.intervals import grouped_method, independent_method
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.metric_state import AnyState, ClassMetric, CountState, MetricState
 from predboard.metrics.multi_label.label_counts import LabelCounts
+from predboard.metrics.multi_label.label_state import LabelCountState
 from predboard.metrics.registry import rows
 from predboard.metrics.slices import Slice
 from predboard.predictions.schema import SINGLE_LABEL
@@ -99,9 +100,15 @@ def calibration_metrics(evidence: CalibrationEvidence) -> dict[str, Metric]:
 
 def class_columns(state: AnyState) -> dict[str, ClassMetric]:
     """Return the metrics of single classes by their short name, each computed once for a state."""
+    return columns_of_table(state, rows("classes"), isinstance(state, MetricState) and state.has_scores)
+
+
+def columns_of_table(
+    state: AnyState | LabelCountState, table: Sequence[MetricSpec], logits: bool
+) -> dict[str, ClassMetric]:
+    """Return what `class_columns` does, of the classes or labels that a table is of; `logits` if they are known."""
     if "classes" not in state.memo:
-        logits = isinstance(state, MetricState) and state.has_scores
-        specs = [spec for spec in rows("classes") if spec.compute and logits >= spec.needs_logits]
+        specs = [spec for spec in table if logits >= spec.needs_logits]
         every = {spec.short: spec.compute(state) for spec in specs if spec.compute}
         if column := state.metrics.group_column:
             methods = {spec.short: independent_method(spec.interval, column) for spec in specs}

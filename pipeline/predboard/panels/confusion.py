@@ -18,10 +18,15 @@ from predboard.metrics.counts import CountMetrics, Counts, CountsPanel
 from predboard.metrics.intervals import wilson_intervals
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.confusion import (
+    EVERY,
+    TABLE_PAIRS,
+    asked_pairs,
     confusion_matrix,
     confusion_overview,
+    format_lift,
     most_confused,
     order_classes,
+    reverse_counts,
     strongest_share,
 )
 from predboard.predictions.derived_rows import DerivedRows
@@ -29,9 +34,6 @@ from predboard.predictions.schema import Run
 from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import File, Picture, Summary, Text, Tiles
-
-TABLE_PAIRS = 100
-"""Rows of the table; TensorBoard slows down above 200."""
 
 OVERVIEW = (
     f"Rows: true class; columns: predicted class; {palette.RIGHT_WORD} is right, {palette.WRONG_WORD} is wrong. "
@@ -41,12 +43,6 @@ OVERVIEW = (
 )
 
 MATRIX = "Rows: true class; columns: predicted class. The stronger a cell, the larger its share of the true class."
-
-EVERY = -1
-"""Stands for every class in a pair that was asked for."""
-
-MAX_GALLERIES = 200
-"""Pairs whose images are shown at most."""
 
 _EXPECTED = "expected true>predicted (in quotes, because a shell takes > for itself)"
 
@@ -123,15 +119,7 @@ class Panel(CountsPanel):
 
     def _choose(self, scores: CountMetrics) -> list[tuple[int, int, int]]:
         """Return (true, predicted, images) of the pairs to show."""
-        if not self.pairs:
-            return scores.pairs(self.galleries)
-        every = {(true, predicted): count for true, predicted, count in scores.pairs(len(scores.confusions[0]))}
-        chosen: dict[tuple[int, int], int] = {}
-        for true, predicted in self.pairs:
-            matching = [at for at in every if true in (at[0], EVERY) and predicted in (at[1], EVERY)]
-            wanted = [(true, predicted)] if EVERY not in (true, predicted) else matching
-            chosen |= {at: every.get(at, 0) for at in wanted}
-        return [(true, predicted, count) for (true, predicted), count in list(chosen.items())[:MAX_GALLERIES]]
+        return asked_pairs(scores, self.pairs) if self.pairs else scores.pairs(self.galleries)
 
     def _galleries(self, scores: CountMetrics, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
         pairs = [pair for pair in self._choose(scores) if pair[2]]
@@ -179,7 +167,7 @@ def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
             escape_markdown(names[predicted[at]]),
             f"{count[at]:,}",
             *(percent(float(columns[name][i])) for name in ("share", "share_lower", "share_of_predicted")),
-            f"{columns['lift'][i]:#.2g}" if columns["lift"][i] < 9.95 else f"{columns['lift'][i]:,.0f}",
+            format_lift(float(columns["lift"][i])),
             f"{columns['reverse'][i]:,}",
         ]
         for i, at in enumerate(frequent)
@@ -204,9 +192,6 @@ def _table(scores: CountMetrics, names: tuple[str, ...]) -> str:
 def _columns(scores: CountMetrics, at: NDArray[np.int64]) -> dict[str, NDArray[np.integer | np.floating]]:
     """Compute the columns of `pairs.csv` for some confusions, each [pairs]."""
     true, predicted, count = scores.confusions
-    code = true * scores.classes + predicted  # ascending
-    back = predicted[at] * scores.classes + true[at]
-    where = np.minimum(np.searchsorted(code, back), len(code) - 1)
     images, support, predictions = count[at], scores.support[true[at]], scores.predictions[predicted[at]]
     return {
         "true_class": true[at],
@@ -218,7 +203,7 @@ def _columns(scores: CountMetrics, at: NDArray[np.int64]) -> dict[str, NDArray[n
         "share_lower": wilson_intervals(images, support)[0],
         "share_of_predicted": images / predictions,
         "lift": images * scores.counted / (support * predictions),
-        "reverse": np.where(code[where] == back, count[where], 0),
+        "reverse": reverse_counts(scores, at),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.confusions import most_errors
 from predboard.metrics.counts import Margins
 from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import Floats, wilson_intervals
@@ -221,9 +222,7 @@ class LabelCountMetrics:
 
     def most_errors(self, limit: int) -> NDArray[np.int64]:
         """Return the labels with most wrong decisions (missed or wrongly predicted) of those with images, ascending."""
-        errors = self.support + self.predictions - 2 * self.hits
-        order = np.lexsort((np.arange(self.classes), -self.support, -errors))
-        return np.sort(order[(self.support > 0)[order]][:limit]).astype(np.int64)
+        return most_errors(self.support, self.predictions, self.hits, limit)
 
 
 def _margins(decisions: NDArray[np.int64], sums: NDArray[np.int64]) -> LabelMargins:

@@ -38,12 +38,6 @@ def recall_micro(m: LabelMargins) -> Floats:
     return np.asarray(m.hits.sum(axis=-1) / np.maximum(m.support.sum(axis=-1), 1))
 
 
-def f1_micro(m: LabelMargins) -> Floats:
-    """Return F1 of all decisions together; 0 without a true and a predicted label."""
-    both = m.support.sum(axis=-1) + m.predictions.sum(axis=-1)
-    return np.asarray(2 * m.hits.sum(axis=-1) / np.maximum(both, 1))
-
-
 def hamming(m: LabelMargins) -> Floats:
     """Return the share of wrong decisions."""
     wrong = m.support.sum(axis=-1) + m.predictions.sum(axis=-1) - 2 * m.hits.sum(axis=-1)

@@ -87,7 +87,7 @@ OVERALL = (
         source='scikit-learn\'s f1_score, average="macro", zero_division=0',
     ),
     _margins(
-        "f1_micro", "micro F1", "F1 of all decisions together.", label_metrics.f1_micro,
+        "f1_micro", "micro F1", "F1 of all decisions together.", classification.f1_micro,
         column="micro F1", band=True, suggested=True,
         formula="2 Σ hits_c / (Σ support_c + Σ predictions_c)",
         source='scikit-learn\'s f1_score, average="micro", zero_division=0',

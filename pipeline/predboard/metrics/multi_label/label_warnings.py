@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from predboard.formatting import percent
-from predboard.metrics.data_warnings import missing_rows, uncounted_rows
+from predboard.metrics.data_warnings import missing_rows, never_predicted, uncounted_rows
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT
 from predboard.metrics.multi_label.label_state import LabelState
 
@@ -50,9 +48,4 @@ def _decisions(state: LabelState, names: Sequence[str]) -> list[str]:
             f"predicting no label at all is more often exactly right: {percent(empty / n)} of images have none, and "
             f"{percent(exact / n)} of sets are right"
         )
-    never = np.flatnonzero((m.predictions == 0) & (m.support > 0))
-    if predicted and len(never):
-        are = "is" if len(never) == 1 else "are"
-        some = ", ".join(names[c] for c in never[:3])
-        warnings.append(f"{len(never)} of {len(names)} labels {are} never predicted: {some}")
-    return warnings
+    return [*warnings, *never_predicted(m, names, "labels")] if predicted else warnings

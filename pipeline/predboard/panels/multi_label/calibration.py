@@ -18,7 +18,7 @@ from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.multi_label.label_histograms import LabelHistograms
 from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
-from predboard.metrics.multi_label.label_values import label_calibration_metrics, label_specs
+from predboard.metrics.multi_label.label_values import label_calibration_metrics
 from predboard.metrics.values import metric_curves
 from predboard.panels import RunInfo
 from predboard.panels.pages.calibration import confidence_and_accuracy, confidence_kind, reliability_bins
@@ -60,7 +60,9 @@ class Panel:
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield metrics and diagrams for each step with labels, and the page of the last of these steps."""
         measured = dict(self.metrics(info, states))
-        yield from metric_curves(label_specs("calibration"), {step: m.metrics for step, m in measured.items()})
+        yield from metric_curves(
+            registry.rows("calibration", task=MULTI_LABEL), {step: m.metrics for step, m in measured.items()}
+        )
         for step, metrics in measured.items():
             yield step, metrics
             c = states[step].calibration

@@ -9,7 +9,7 @@ from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelStatePanel
-from predboard.metrics.multi_label.label_values import label_columns, label_specs
+from predboard.metrics.multi_label.label_values import label_columns
 from predboard.metrics.values import class_metrics
 from predboard.panels import RunInfo
 from predboard.panels.pages.classes import (
@@ -40,7 +40,9 @@ class Panel(LabelStatePanel):
         chosen = last.metrics.most_errors(self.count).tolist()
         steps = {step: _at_step(state) for step, state in counted.items()}
         table = _table(last, info.run.classes, info.thresholds)
-        yield from show_classes(label_specs("classes"), info.run.classes, chosen, steps, table, "labels")
+        yield from show_classes(
+            registry.rows("classes", task=MULTI_LABEL), info.run.classes, chosen, steps, table, "labels"
+        )
         yield from self.metrics(info, states)
 
     @property
@@ -57,7 +59,7 @@ class Panel(LabelStatePanel):
     def metrics(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Metrics]]:
         """Yield all metrics of all labels; of many labels at the last step only."""
         counted = {step: state for step, state in states.items() if state.metrics.counted}
-        yield from class_figures(label_specs("classes"), info.run.classes, counted, _at_step)
+        yield from class_figures(registry.rows("classes", task=MULTI_LABEL), info.run.classes, counted, _at_step)
 
 
 def _at_step(state: LabelCountState) -> ClassesAtStep:
@@ -70,7 +72,9 @@ def _table(state: LabelCountState, names: tuple[str, ...], thresholds: str) -> s
     shown = m.worst_first[(m.support + m.predictions > 0)[m.worst_first]]
     worst = shown[:TABLE_CLASSES].tolist()
     rows = []
-    for c, metrics in zip(worst, class_metrics(worst, label_columns(state), label_specs("classes")), strict=True):
+    for c, metrics in zip(
+        worst, class_metrics(worst, label_columns(state), registry.rows("classes", task=MULTI_LABEL)), strict=True
+    ):
         row = [escape_markdown(names[c]), f"{m.support[c]:,}", f"{m.predictions[c]:,}"]
         for name in ("recall", "precision"):
             row += with_interval(metrics.get(name))

@@ -24,10 +24,14 @@ from predboard.metrics.multi_label.label_pairs import LabelPairs, PairCounts
 from predboard.metrics.seriation import Seriation
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.confusion import (
+    TABLE_PAIRS,
+    asked_pairs,
     confusion_matrix,
     confusion_overview,
+    format_lift,
     most_confused,
     order_classes,
+    reverse_counts,
     strongest_share,
 )
 from predboard.panels.pages.label_pairs import draw_together, together_page
@@ -38,15 +42,6 @@ from predboard.predictions.schema import Run
 from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest
 from predboard.summaries import File, Picture, Summary, Text, Tiles
-
-TABLE_PAIRS = 100
-"""Rows of the table; TensorBoard slows down above 200."""
-
-EVERY = -1
-"""Stands for every label in a pair that was asked for."""
-
-MAX_GALLERIES = 200
-"""Pairs whose images are shown at most."""
 
 AXES = ("missed", "wrongly predicted")
 
@@ -66,9 +61,15 @@ class State:
     counts: LabelCounts
     pairs: LabelPairs
 
-    def confusions(self, with_nothing: bool = True) -> LabelConfusions:
-        """Return the pairs of missed and wrongly predicted labels, with or without those of one label alone."""
-        return LabelConfusions(self.pairs, self.counts.metrics, with_nothing)
+    @functools.cached_property
+    def confusions(self) -> LabelConfusions:
+        """The pairs of missed and wrongly predicted labels, and those of one label and nothing."""
+        return LabelConfusions(self.pairs, self.counts.metrics)
+
+    @functools.cached_property
+    def between_labels(self) -> LabelConfusions:
+        """The pairs of missed and wrongly predicted labels alone."""
+        return LabelConfusions(self.pairs, self.counts.metrics, with_nothing=False)
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,14 @@ class Panel:
         if not counted:
             return
         last = max(counted)
-        inner = counted[last].confusions(with_nothing=False)
+        inner = counted[last].between_labels
         order = order_classes(inner)
         matrices = {"0_matrix": most_confused(inner, order, CARD_CLASSES - 1)}
         if len(order.items) > CARD_CLASSES - 1:
             matrices["1_matrix_large"] = most_confused(inner, order, self.block)
         strongest, nothing = strongest_share(inner), np.array([inner.nothing])
         for step, state in counted.items():
-            every = state.confusions()
+            every = state.confusions
             whole = Seriation(np.append(order.items, nothing), order.groups)
             words = {
                 "title": f"{plural(inner.classes, 'label')}, missed ↓ wrong →",
@@ -167,17 +168,9 @@ class Panel:
 
     def _choose(self, state: State) -> list[tuple[int, int, int]]:
         """Return (missed, wrongly predicted, images) of the pairs to show."""
-        inner = state.confusions(with_nothing=False)
-        if not self.pairs:
-            frequent = inner.pairs(self.galleries)
-            return frequent or state.confusions().pairs(self.galleries)
-        every = {(missed, wrong): count for missed, wrong, count in inner.pairs(len(inner.confusions[0]))}
-        chosen: dict[tuple[int, int], int] = {}
-        for missed, wrong in self.pairs:
-            matching = [at for at in every if missed in (at[0], EVERY) and wrong in (at[1], EVERY)]
-            wanted = [(missed, wrong)] if EVERY not in (missed, wrong) else matching
-            chosen |= {at: every.get(at, 0) for at in wanted}
-        return [(missed, wrong, count) for (missed, wrong), count in list(chosen.items())[:MAX_GALLERIES]]
+        if self.pairs:
+            return asked_pairs(state.between_labels, self.pairs)
+        return state.between_labels.pairs(self.galleries) or state.confusions.pairs(self.galleries)
 
     def _galleries(self, state: State, images: Lowest, names: tuple[str, ...]) -> Iterator[Tiles]:
         pairs = [pair for pair in self._choose(state) if pair[2]]
@@ -224,9 +217,6 @@ def _together(state: State, names: tuple[str, ...]) -> Iterator[Summary]:
 def _columns(scores: LabelConfusions, at: NDArray[np.int64]) -> dict[str, NDArray[np.integer | np.floating]]:
     """Compute the columns of `pairs.csv` for some pairs, each [pairs]; nan where one side is "nothing"."""
     missed, wrong, count = scores.confusions
-    code = missed * scores.classes + wrong  # ascending
-    back = wrong[at] * scores.classes + missed[at]
-    where = np.minimum(np.searchsorted(code, back), len(code) - 1)
     images, support, predicted = count[at], scores.support[missed[at]], scores.predictions[wrong[at]]
     misses, wrongs = scores.support - scores.hits, scores.predictions - scores.hits
     real = (missed[at] != scores.nothing) & (wrong[at] != scores.nothing)
@@ -242,7 +232,7 @@ def _columns(scores: LabelConfusions, at: NDArray[np.int64]) -> dict[str, NDArra
             missed[at] != scores.nothing, wilson_intervals(images, np.maximum(support, images))[0], np.nan
         ),
         "lift": np.where(real, images / np.maximum(expected, 1e-9), np.nan),
-        "reverse": np.where(code[where] == back, count[where], 0),
+        "reverse": reverse_counts(scores, at),
     }
 
 
@@ -289,7 +279,7 @@ def _rows(scores: LabelConfusions, at: NDArray[np.int64], names: tuple[str, ...]
         row = [escape_markdown(names[missed[place]]), escape_markdown(names[wrong[place]]), f"{count[place]:,}"]
         row += ["–" if np.isnan(value) else percent(value) for value in (share, least)]
         if paired:
-            row += [f"{lift:#.2g}" if lift < 9.95 else f"{lift:,.0f}", f"{columns['reverse'][i]:,}"]
+            row += [format_lift(lift), f"{columns['reverse'][i]:,}"]
         rows.append(row)
     titles = ("missed", "wrongly predicted", "images", "share", "at least", *(("lift", "reverse") if paired else ()))
     return markdown_table(titles, "llrrrrr"[: len(titles)], rows)
@@ -299,7 +289,7 @@ def _csv(counted: Mapping[int, State], names: tuple[str, ...]) -> bytes:
     """Write `pairs.csv`: all pairs of all steps, the most frequent first; the number of labels stands for nothing."""
     written: list[bytes] = []
     for step, state in counted.items():
-        scores = state.confusions()
+        scores = state.confusions
         every = scores.frequent(len(scores.confusions[0]))
         columns = _columns(scores, every) if len(every) else {}
         if not written:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from predboard.drawing import report_card
 from predboard.drawing.report_card import ReportCard
 from predboard.formatting import plural
+from predboard.metrics import registry
 from predboard.metrics.multi_label.label_confusions import NOTHING, LabelConfusions
 from predboard.metrics.multi_label.label_state import LabelPairPanel, LabelPairState, LabelState
-from predboard.metrics.multi_label.label_values import all_label_metrics, label_specs
+from predboard.metrics.multi_label.label_values import all_label_metrics
 from predboard.metrics.multi_label.label_warnings import label_warnings
 from predboard.panels import RunInfo
+from predboard.predictions.schema import MULTI_LABEL
 from predboard.summaries import Metric, Picture, Pixels, Scalar, Summary
 
 CURVES = ("average_precision_macro", "f1_macro", "f1_micro")
@@ -31,7 +33,7 @@ class Panel(LabelPairPanel):
         """Yield a card and a point of each curve for each step; the card has the headline of all steps as a curve."""
         values = {step: all_label_metrics(state.metrics) for step, state in states.items()}
         headline = next((name for name in HEADLINES if any(name in v for v in values.values())), HEADLINES[-1])
-        (spec,) = (spec for spec in label_specs("overall") if spec.name == headline)
+        spec = registry.require(headline, MULTI_LABEL)
         trend = [(step, *_with_ends(v[headline])) for step, v in values.items() if headline in v]
         for step, metrics in values.items():
             for name in CURVES:

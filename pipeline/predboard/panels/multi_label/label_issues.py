@@ -19,7 +19,6 @@ from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_calibration
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.multi_label.label_calibration import LabelCalibration
-from predboard.metrics.multi_label.label_values import label_specs
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.suspected_labels import SuspectedLabels, suspected_labels_csv, suspected_labels_page
 from predboard.predictions.multi_label import MultiLabelPredictions
@@ -166,5 +165,5 @@ class Panel:
                 second: SuspectedDecisions = state.second
                 lacking, too_many = second.suspected.sum(axis=1).tolist()
                 values = (lacking + too_many, int(second.suspected_images), lacking, too_many)
-                every = zip(label_specs("label_issues"), values, strict=True)
+                every = zip(registry.rows("label_issues", task=MULTI_LABEL), values, strict=True)
                 yield step, Metrics("label_issues", {s.name: Metric(v, definition=s.definition) for s, v in every})

@@ -8,7 +8,7 @@ from predboard.metrics import registry
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label import label_counts
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelStatePanel
-from predboard.metrics.multi_label.label_values import all_label_metrics, label_specs
+from predboard.metrics.multi_label.label_values import all_label_metrics
 from predboard.metrics.values import count_images, metric_curves
 from predboard.panels import RunInfo
 from predboard.predictions.schema import MULTI_LABEL
@@ -22,7 +22,7 @@ class Panel(LabelStatePanel):
     def render(self, info: RunInfo, states: Mapping[int, LabelCountState]) -> Iterator[tuple[int, Summary]]:
         """Yield a point of each curve at each step with labelled rows, and the bands of the intervals."""
         values = {step: all_label_metrics(state) for step, state in states.items()}
-        yield from metric_curves(label_specs("overall"), values)
+        yield from metric_curves(registry.rows("overall", task=MULTI_LABEL), values)
         yield from self.metrics(info, states)
 
     @property

@@ -3,6 +3,7 @@
 Classes that are often confused are neighbours, so that groups of them are seen at any number of classes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,15 @@ from predboard.metrics.confusions import Confusions
 from predboard.metrics.intervals import wilson_intervals
 from predboard.metrics.seriation import Seriation, seriate
 from predboard.summaries import Pixels
+
+TABLE_PAIRS = 100
+"""Rows of a table of pairs; TensorBoard slows down above 200."""
+
+EVERY = -1
+"""Stands for every class in a pair that was asked for."""
+
+MAX_GALLERIES = 200
+"""Pairs whose images are shown at most."""
 
 NAMED_CLASSES = 16
 """Up to this many classes the overview has their names; with more, it describes groups of them."""
@@ -43,6 +53,35 @@ def most_confused(scores: Confusions, order: Seriation, limit: int) -> NDArray[n
         if len(chosen) < limit:
             chosen[other] = None
     return order.items[np.isin(order.items, list(chosen))]
+
+
+def asked_pairs(scores: Confusions, asked: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Return (true, predicted, images) of the pairs that were asked for, in which `EVERY` stands for each class."""
+    every = {(true, predicted): count for true, predicted, count in scores.pairs(len(scores.confusions[0]))}
+    chosen: dict[tuple[int, int], int] = {}
+    for true, predicted in asked:
+        matching = [at for at in every if true in (at[0], EVERY) and predicted in (at[1], EVERY)]
+        wanted = [(true, predicted)] if EVERY not in (true, predicted) else matching
+        chosen |= {at: every.get(at, 0) for at in wanted}
+    return [(*pair, count) for pair, count in list(chosen.items())[:MAX_GALLERIES]]
+
+
+def reverse_counts(scores: Confusions, at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each of some confusions is seen the other way round; `at` and the result [pairs]."""
+    true, predicted, count = scores.confusions
+    code = true * scores.classes + predicted  # ascending
+    back = predicted[at] * scores.classes + true[at]
+    where = np.minimum(np.searchsorted(code, back), len(code) - 1)
+    return np.where(code[where] == back, count[where], 0)
+
+
+def format_lift(lift: float) -> str:
+    """Write how many times as frequent a pair is as it would be by chance, with two digits.
+
+    >>> format_lift(0.5), format_lift(1234.5)
+    ('0.50', '1,234')
+    """
+    return f"{lift:#.2g}" if lift < 9.95 else f"{lift:,.0f}"
 
 
 def strongest_share(scores: Confusions) -> float:

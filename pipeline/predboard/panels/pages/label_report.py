@@ -17,6 +17,7 @@ from predboard.metrics.multi_label.label_thresholds import EACH, HALF, find_thre
 from predboard.metrics.multi_label.label_values import all_label_metrics
 from predboard.metrics.multi_label.label_warnings import label_warnings
 from predboard.panels import RunInfo
+from predboard.panels.pages.report import next_steps
 
 STEP_METRICS = ("average_precision_macro", "f1_macro", "f1_micro", "exact", "bce")
 """Metrics in the table of all steps."""
@@ -76,18 +77,9 @@ def _headline(info: RunInfo, step: int, state: LabelState) -> str:
 
 def _next_steps(info: RunInfo, states: Mapping[int, LabelState], pairs: LabelPairs) -> str:
     last = max(states)
-    warnings = [warning.partition(": ")[0] for warning in info.steps[last].warnings]  # what to do stands above
-    lines = []
-    if warnings:
-        problems = escape_markdown("; ".join(warnings))
-        lines.append(f"Start with the warnings of stage one, which may explain the rest: {problems}.")
-    own = [] if info.thresholds else [*_thresholds(info, states[last])]
-    lines += [*own, *_mistakes(info), *_pairs(info, states[last], pairs)]
-    lines += [*_labels(info, states[last]), *_earlier_steps(states)]
-    if info.has("examples/suspected_label_errors") and not warnings:
-        lines.append("Some labels may be wrong: open `examples/suspected_label_errors`.")
-    numbered = [f"{i}. {line}" for i, line in enumerate(lines, 1)]
-    return "\n".join(["### What to look at next", "", *numbered]) if lines else ""
+    lines = [] if info.thresholds else [*_thresholds(info, states[last])]
+    lines += [*_mistakes(info), *_pairs(info, states[last], pairs)]
+    return next_steps(info, last, [*lines, *_labels(info, states[last]), *_earlier_steps(states)])
 
 
 def _thresholds(info: RunInfo, state: LabelState) -> Iterator[str]:

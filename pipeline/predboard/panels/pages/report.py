@@ -5,7 +5,7 @@ It knows no single image, only the numbers that the report has measured.
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isnan
 from typing import Any
@@ -157,17 +157,25 @@ def _new_labels(info: RunInfo, step: int) -> str:
 
 
 def _next_steps(info: RunInfo, states: Mapping[int, MetricState], mistakes: TileRows) -> str:
-    last = max(states)
-    warnings = [warning.partition(": ")[0] for warning in info.steps[last].warnings]  # what to do stands above
-    lines = []
-    if warnings:
-        problems = escape_markdown("; ".join(warnings))
-        lines.append(f"Start with the warnings of stage one, which may explain the rest: {problems}.")
-    lines += _confusions(info, states[last].metrics, mistakes)
-    lines += _classes(info, states[last].metrics)
-    lines += _confidence(info, states[last])
-    lines += _earlier_steps(states)
-    if info.has(LABEL_ERRORS_TAG) and not warnings and not is_near_chance(states[last].metrics):
+    state = states[max(states)]
+    lines = [*_confusions(info, state.metrics, mistakes), *_classes(info, state.metrics), *_confidence(info, state)]
+    return next_steps(info, max(states), [*lines, *_earlier_steps(states)], not is_near_chance(state.metrics))
+
+
+def next_steps(info: RunInfo, step: int, lines: Sequence[str], suspect_labels: bool = True) -> str:
+    """Write the numbered list of what to look at next; empty if there is nothing.
+
+    Args:
+        info: the run.
+        step: that the page is about; the warnings of stage one about it come first.
+        lines: what the metrics suggest.
+        suspect_labels: whether the model is good enough to suspect labels.
+    """
+    lines = [*lines]
+    if known := info.steps[step].warnings:
+        problems = escape_markdown("; ".join(warning.partition(": ")[0] for warning in known))  # the rest stands above
+        lines.insert(0, f"Start with the warnings of stage one, which may explain the rest: {problems}.")
+    elif suspect_labels and info.has(LABEL_ERRORS_TAG):
         lines.append(f"Some labels may be wrong: open `{LABEL_ERRORS_TAG}`.")
     numbered = [f"{i}. {line}" for i, line in enumerate(lines, 1)]
     return "\n".join(["### What to look at next", "", *numbered]) if lines else ""
