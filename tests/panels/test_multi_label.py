@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,15 @@ def test_thresholds_are_found_on_one_half_and_told_on_the_other() -> None:
     assert "*common*" in page
     assert f"{record['averages'][EACH]['tested']['f1_macro']:.3f}" in page
     assert isinstance(found["thresholds/f1", 0], Picture)
+
+
+def test_intervals_at_thresholds_end_at_one() -> None:
+    labels = np.random.default_rng(0).random((80, 3)) < 0.4
+    logits = np.where(labels ^ (np.arange(80) % 40 == 0)[:, None], 3.0, -3.0).astype(np.float32)  # two wrong rows
+    run = label_sets.run_of(3)
+    page = markdown(drawn("thresholds", run, step0=label_sets.rows(run, logits, labels))["report/thresholds", 0])
+    ends = [float(end) for end in re.findall(r" to (\d\.\d{3})", page.partition("### Each label")[0])]
+    assert ends and max(ends) == 1
 
 
 def confused() -> tuple[Run, MultiLabelPredictions, Mask, Mask]:

@@ -138,8 +138,8 @@ def _check_levels(path: Path, levels: Sequence[str]) -> None:
         raise InputError(f"{path} has no level: expected a header such as class,group and a row for each class")
     for name in levels:
         if not name or name == ALL_LEVELS or levels.count(name) > 1:
-            problem = "a level without a name" if not name else f"two levels {name!r}"
-            problem = f"a level {name!r}, which stands for all levels" if name == ALL_LEVELS else problem
+            known = {"": "a level without a name", ALL_LEVELS: f"a level {name!r}, which stands for all levels"}
+            problem = known.get(name, f"two levels {name!r}")
             raise InputError(f"{path} has {problem}: give each level a name of its own in the header")
 
 

@@ -50,6 +50,11 @@ class LabelEffect:
         return replace(self, **numbers, moves=self.moves + other.moves)
 
     @property
+    def figure_label(self) -> str:
+        """The figure in words."""
+        return "exact match" if self.figure == "exact" else self.figure
+
+    @property
     def before(self) -> float | None:
         """Accuracy with the labels as they were; None without any."""
         return self.right_before / self.rows_before if self.rows_before else None
@@ -108,12 +113,12 @@ class LabelEffect:
         """Say what was replaced, and what that did."""
         what = f"{plural(self.replaced, 'label')} replaced, of {plural(self.named, 'image')} that {self.file} names"
         if self.before is None or self.after is None or not self.both:
-            return f"{what}; there is no {self.figure} to compare"
+            return f"{what}; there is no {self.figure_label} to compare"
         gain = signed(100 * self.difference, 2)
         ends = " to ".join(signed(100 * end, 2) for end in self.interval)
         return (
-            f"{what}: {self.figure} {percent(self.before)} before, {percent(self.after)} after ({gain} points, 95 % "
-            f"interval {ends}; {plural(self.gained, 'image')} became right, {self.lost:,} wrong)"
+            f"{what}: {self.figure_label} {percent(self.before)} before, {percent(self.after)} after ({gain} points, "
+            f"95 % interval {ends}; {plural(self.gained, 'image')} became right, {self.lost:,} wrong)"
         )
 
 

@@ -62,12 +62,13 @@ class Panel:
         if not counted or not self.groups.levels:
             return
         of_steps = dict(self.metrics(info, states))
-        for step, state in counted.items():
+        evidence = {step: level_evidence(state, self.groups) for step, state in counted.items()}
+        for step, at_step in evidence.items():
             metrics = of_steps[step].metrics
             for name, metric in metrics.items():
                 if name.rpartition("/")[2] in CURVES:
                     yield step, Scalar(name, metric.value, metric.definition)
-            for one in level_evidence(state, self.groups):
+            for one in at_step:
                 scores, level = one.predicted, one.level
                 chosen = most_confused(scores, order_classes(scores), BLOCK_GROUPS)
                 draw = functools.partial(confusion_matrix, scores, chosen, level.groups)
@@ -77,10 +78,9 @@ class Panel:
                 )
                 yield step, Picture(f"groups/{level.name}", draw, described)
         last = max(counted)
-        evidence = level_evidence(counted[last], self.groups)
-        page = _page(self.groups, evidence, of_steps[last].metrics)
+        page = _page(self.groups, evidence[last], of_steps[last].metrics)
         yield last, Text("report/groups", page, "Accuracy by group of classes.")
-        yield last, File("groups.csv", _csv(last, evidence, info.run.classes), "All groups of all levels.")
+        yield last, File("groups.csv", _csv(last, evidence[last], info.run.classes), "All groups of all levels.")
         yield last, File("class_groups.json", _json(self.groups), "The group of each class at each level.")
         yield from of_steps.items()
 
@@ -125,7 +125,10 @@ def _page(groups: ClassGroups, evidence: list[LevelEvidence], metrics: Mapping[s
     elif not groups.nested:
         blocks.append("The levels do not refine each other, so that mistakes have no height.")
     if groups.alone:
-        blocks.append(f"{plural(groups.alone, 'class has', 'classes have')} no group and count as their own.")
+        blocks.append(
+            f"{plural(groups.alone, 'class has no group and counts', 'classes have no group and count')} as "
+            f"{'its' if groups.alone == 1 else 'their'} own."
+        )
     blocks += [_table(one) for one in evidence]
     return "\n\n".join(blocks)
 

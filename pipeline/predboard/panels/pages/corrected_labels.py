@@ -29,7 +29,8 @@ def corrected_labels(info: RunInfo) -> Iterator[tuple[int, Summary]]:
     if effect.before is not None:
         title = plural(effect.replaced, "corrected label")
         draw = functools.partial(plots.draw_intervals, title, before_and_after(effects), effect.before, "before")
-        yield last, Picture("report/corrected_labels", draw, f"The {effect.figure} with the old and the new labels.")
+        words = f"The {effect.figure_label} with the old and the new labels."
+        yield last, Picture("report/corrected_labels", draw, words)
 
 
 def labels_page(effects: Mapping[int, LabelEffect], classes: Sequence[str]) -> str:
@@ -42,8 +43,8 @@ def labels_page(effects: Mapping[int, LabelEffect], classes: Sequence[str]) -> s
         f"{escape_markdown(last.file)} names {plural(last.named, 'image')}, and {last.replaced:,} of them had another "
         "label in the predictions, which stay as they are. Every other page, figure and file is of the new labels.",
         markdown_table(titles, "rrrrlrrr", rows),
-        f"Before and after is the {last.figure}, over the images with a label. Points, interval (Newcombe 1998, method "
-        "10) and McNemar's exact test are over the images that have one both times, pair by pair.",
+        f"*Before* and *after*: {last.figure_label} over the images with a label. Points, interval (Newcombe 1998, "
+        "method 10) and McNemar's exact test are over the images that have one both times, pair by pair.",
     ]
     if last.moves:
         names = {-1: "no label", **dict(enumerate(map(escape_markdown, classes)))}

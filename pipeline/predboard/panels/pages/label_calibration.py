@@ -41,13 +41,12 @@ def label_calibration_page(
 
 def _labels(evidence: LabelCalibrationEvidence) -> str:
     c = evidence.calibration
-    rows, hits, total = (float(column.sum()) / len(c.rows) for column in c.pooled)
+    rows, hits, total = (float(column.sum()) for column in c.pooled)
     return (
-        f"The probabilities promise {total / rows * len(c.rows):.2f} labels per image, and there are "
-        f"{hits / rows * len(c.rows):.2f}. Probability and share of labels that apply differ by "
-        f"{percent(c.ece_pooled)} on average over all decisions, and by {percent(evidence.values['ece_classwise'][0])} "
-        "label by label (class-wise ECE). Most decisions are easy, so both look small where labels are rare: see the "
-        "bins of higher probabilities below."
+        f"Over {rows:,.0f} decisions the probabilities add up to {total:,.1f} labels, and {hits:,.0f} apply. "
+        f"Probability and share of labels that apply differ by {percent(c.ece_pooled)} on average over all decisions, "
+        f"and by {percent(evidence.values['ece_classwise'][0])} label by label (class-wise ECE). Most decisions are "
+        "easy, so both look small where labels are rare: see the bins of higher probabilities below."
     )
 
 
@@ -59,9 +58,9 @@ def _temperature(evidence: LabelCalibrationEvidence) -> str:
     cure = "" if fit.helps else " So no temperature is a cure here."
     return (
         f"**Dividing all logits by {fit.temperature:.3f}** changes the cross-entropy from {before:.4f} to {after:.4f} "
-        f"nats and the pooled calibration error from {percent(ece)} to {percent(ece_after)}, and no prediction at "
-        f"1/2.{cure} A temperature above 1 makes a model less confident. It was fitted on one half of the images, and "
-        "the numbers are those of the other."
+        f"nats and the pooled calibration error from {percent(ece)} to {percent(ece_after)}. It changes no prediction "
+        f"at 1/2.{cure} A temperature above 1 makes a model less confident. It was fitted on one half of the images, "
+        "and the numbers are those of the other."
     )
 
 

@@ -9,6 +9,7 @@ from predboard.drawing.card_matrix import CARD_CLASSES
 from predboard.drawing.confusion import draw_counts
 from predboard.formatting import escape_markdown, markdown_table
 from predboard.metrics.multi_label.label_counts import LabelCountMetrics
+from predboard.panels.pages.confusion import format_lift
 from predboard.summaries import Pixels
 
 TABLE_PAIRS = 60
@@ -60,7 +61,7 @@ def together_page(
                 escape_markdown(names[i]),
                 escape_markdown(names[j]),
                 f"{images:,}",
-                f"{lift:#.2g}" if lift < 9.95 else f"{lift:,.0f}",
+                format_lift(lift),
                 f"{both.get((i, j), 0):,}",
             )
         )

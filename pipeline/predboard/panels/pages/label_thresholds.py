@@ -41,14 +41,14 @@ def thresholds_page(thresholds: LabelThresholds, names: Sequence[str], column: s
         cells = [words if way != COMMON else f"{words}: {format_threshold(probability(t.common))}"]
         for name, value in tested[way].averages.items():
             half = t.half_widths[way][name]
-            cells += [f"{value:.3f}", "–" if np.isnan(half) else f"{max(value - half, 0):.3f} to {value + half:.3f}"]
+            cells += [f"{value:.3f}", f"{max(value - half, 0):.3f} to {min(value + half, 1):.3f}" if half > 0 else "–"]
         m = tested[way].margins
         hits, predicted, support = float(m.hits.sum()), float(m.predictions.sum()), float(m.support.sum())
         cells += [percent(hits / predicted) if predicted else "–", percent(hits / support) if support else "–"]
         rows.append(cells)
     titles = ("threshold", "macro F1", "95 %", "micro F1", "95 %", "precision", "recall")
     few = int((~t.own).sum())
-    taken = f" {few:,} of {len(names):,} labels have fewer than {MIN_IMAGES} and take the common one." if few else ""
+    taken = f" {few:,} of {len(names):,} labels do." if few else ""
     return "\n\n".join(
         [
             "# From which probability to accept a label",
