@@ -6,16 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import bench_visualize
 from predboard.composition.combine import combine
 from predboard.config import CombineConfig
-from predboard.predictions.digests import ManifestDigest
-from predboard.predictions.schema import Part, Run, hash_refs
-from predboard.predictions.table import Predictions
-from predboard.storage import part_plan
+from predboard.predictions.schema import Run
 from predboard.storage.parts import PartWriter, read_batches, row_group_size
 from predboard.storage.runs import open_run, part_path
 from tests import toy
@@ -27,24 +23,12 @@ def write(folder: Path, seed: int, order: NDArray[np.int64]) -> Path:
     """A run without source pictures, whose images come in this order."""
     if folder.exists():
         return folder
-    run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**14)
-    random = np.random.default_rng(seed)
-    for part_range in part_plan.plan_parts(ROWS, run.shard_size):
-        writer, digest = PartWriter(part_path(folder, 0, part_range.index), run), ManifestDigest()
-        for start in range(part_range.start, part_range.stop, row_group_size(CLASSES)):
-            at = order[start : min(start + row_group_size(CLASSES), part_range.stop)]
-            label = at * 7919 % CLASSES
-            logits = random.normal(size=(len(at), CLASSES)).astype(np.float32)
-            logits[np.arange(len(at)), label] += 4
-            batch = toy.predictions(run, logits, label, start).batch
-            names = [f"{i:06d}.png" for i in at.tolist()]
-            for name, values in (("image", pa.array(names)), ("key", pa.array(hash_refs(names)))):
-                place = batch.schema.get_field_index(name)
-                batch = batch.set_column(place, batch.schema.field(place), values)
-            writer.write(Predictions(batch))
-            digest.add_rows(Predictions(batch))
-        part = Part(part_range.start, part_range.stop, digest.hexdigest(), ROWS, "", started=1.7e9, finished=1.7e9)
-        writer.publish(part)
+    run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench")
+    label = order * 7919 % CLASSES
+    logits = np.random.default_rng(seed).normal(size=(ROWS, CLASSES)).astype(np.float32)
+    logits[np.arange(ROWS), label] += 4
+    names = "{:06d}.png".format
+    toy.write_run(folder, logits, label, run, 2**14, row_group_size(CLASSES), name=lambda i: names(order[i]))
     return folder
 
 

@@ -1,6 +1,6 @@
 """Finds the images that changed between two steps: a table of all, and a few examples. It knows no metric."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,6 +206,22 @@ def choose_examples(rows: JoinedRows) -> Examples:
     old, new = rows.old, rows.new
     kind = classify_changes(rows)
     kind[(kind == 0) & (new.predicted >= 0) & (new.label >= 0) & ~new.right] = BOTH_WRONG
+    return choose_of_kinds(
+        rows, kind, lambda at: {"label": new.label[at], "old": old.predicted[at], "new": new.predicted[at]}
+    )
+
+
+def choose_of_kinds(
+    rows: JoinedRows, kind: NDArray[np.int64], shown: Callable[[NDArray[np.int64]], TileRows]
+) -> Examples:
+    """Choose the rows of each kind of which the new step is most confident.
+
+    Args:
+        rows: of both steps.
+        kind: [rows] places in `CHANGE_KINDS`, or BOTH_WRONG.
+        shown: returns what a tile says of the rows at some places.
+    """
+    old, new = rows.old, rows.new
     among = np.concatenate([surest(np.flatnonzero(kind == gallery), new.confidence) for gallery in GALLERY_KINDS])
     score = -new.confidence[among].astype(np.float64)
     stay = Lowest.choose(GALLERY_SIZE, kind[among], score, new.key[among], new.id[among])
@@ -216,9 +232,7 @@ def choose_examples(rows: JoinedRows) -> Examples:
         "id": new.id[at],
         "id_old": old.id[at],
         "image": np.array([images[i].as_py() for i in at.tolist()], object),
-        "label": new.label[at],
-        "old": old.predicted[at],
-        "new": new.predicted[at],
+        **shown(at),
         "confidence_old": old.confidence[at],
         "confidence_new": new.confidence[at],
     }

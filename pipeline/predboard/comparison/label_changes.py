@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.comparison import changes
-from predboard.comparison.changes import BOTH_WRONG, CHANGE_KINDS, GALLERY_KINDS, GALLERY_SIZE, ChangesTable, Examples
+from predboard.comparison.changes import BOTH_WRONG, CHANGE_KINDS, GALLERY_SIZE, ChangesTable, Examples
 from predboard.comparison.join import JoinedRows
-from predboard.comparison.paired_labels import MovedSets, as_sets
+from predboard.comparison.paired_labels import MovedSets, as_sets, have_same_labels, is_comparable
 from predboard.predictions.arrow import as_arrow, as_booleans
 from predboard.predictions.label_sets import LabelSets
 from predboard.predictions.multi_label import MultiLabelPredictions
@@ -35,13 +35,12 @@ def classify_label_changes(rows: JoinedRows) -> NDArray[np.int64]:
     kinds = np.zeros(len(new), np.int64)
     changed = ~old.predicted_labels.equals(new.predicted_labels)
     was, is_, labelled = old.right, new.right, new.is_labelled
-    same = old.labels.equals(new.labels) & old.unknown.equals(new.unknown) & (old.is_labelled == new.is_labelled)
     for kind, where in (
         ("changed_unlabelled", ~labelled & changed),
         ("changed_wrong", labelled & ~was & ~is_ & changed),
         ("fixed", labelled & ~was & is_),
         ("broken", labelled & was & ~is_),
-        ("labels_differ", ~same),
+        ("labels_differ", ~have_same_labels(old, new)),
         ("failed_old", ~old.is_scored & new.is_scored),
         ("failed_new", old.is_scored & ~new.is_scored),
     ):
@@ -74,8 +73,7 @@ class LabelChangesTable(ChangesTable):
         """Return the labels whose decisions were fixed and broken, null where the labels differ or a step failed."""
         before, now = as_sets(old), as_sets(new)
         sets = MovedSets.between(before, now)
-        same = before.labels.equals(now.labels) & before.unknown.equals(now.unknown)
-        known = same & before.is_scored & now.is_scored & before.is_labelled & now.is_labelled
+        known = is_comparable(before, now)
         return {name: self._lists(getattr(sets, name), known) for name in MOVED}
 
     def _lists(self, sets: LabelSets, valid: NDArray[np.bool_]) -> pa.ListArray:
@@ -100,22 +98,7 @@ def choose_label_examples(rows: JoinedRows) -> Examples:
     old, new = as_sets(rows.old), as_sets(rows.new)
     kind = classify_label_changes(rows)
     kind[(kind == 0) & new.is_scored & new.is_labelled & ~new.right] = BOTH_WRONG
-    of_kinds = [changes.surest(np.flatnonzero(kind == gallery), new.confidence) for gallery in GALLERY_KINDS]
-    among = np.concatenate(of_kinds)
-    score = -new.confidence[among].astype(np.float64)
-    stay = Lowest.choose(GALLERY_SIZE, kind[among], score, new.key[among], new.id[among])
-    at = among[stay]
-    images = new.column("image")
-    columns: TileRows = {
-        "key": new.key[at],
-        "id": new.id[at],
-        "id_old": old.id[at],
-        "image": np.array([images[i].as_py() for i in at.tolist()], object),
-        "confidence_old": old.confidence[at],
-        "confidence_new": new.confidence[at],
-        **_sets_of(old, new, at),
-    }
-    return Examples(Lowest(GALLERY_SIZE, kind[among][stay], score[stay], columns))
+    return changes.choose_of_kinds(rows, kind, lambda at: _sets_of(old, new, at))
 
 
 def _sets_of(old: MultiLabelPredictions, new: MultiLabelPredictions, at: NDArray[np.int64]) -> TileRows:

@@ -87,7 +87,7 @@ class PairedLabels:
     def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedLabels":
         """Return the counts of these rows alone, of so many classes; `crosses` are columns whose values are crossed."""
         old, new = as_sets(rows.old), as_sets(rows.new)
-        run, at = _run(classes), is_comparable(rows)
+        run, at = _run(classes), is_comparable(old, new)
         scored = old.is_scored & new.is_scored
         agreed = scored & old.predicted_labels.equals(new.predicted_labels)
         losses = (old.loss == new.loss) | (np.isnan(old.loss) & np.isnan(new.loss))
@@ -115,7 +115,7 @@ class PairedLabels:
             failed_old=np.int64((~old.is_scored).sum()),
             failed_new=np.int64((~new.is_scored).sum()),
             unlabelled=np.int64((~old.is_labelled & ~new.is_labelled).sum()),
-            labels_differ=np.int64((~_same_labels(old, new)).sum()),
+            labels_differ=np.int64((~have_same_labels(old, new)).sum()),
             pictures_differ=np.int64((old.has_digest & new.has_digest & (old.digest != new.digest)).sum()),
             scored=np.int64(scored.sum()),
             agreed=np.int64(agreed.sum()),
@@ -139,16 +139,15 @@ def as_sets(rows: Predictions) -> MultiLabelPredictions:
     return rows
 
 
-def _same_labels(old: MultiLabelPredictions, new: MultiLabelPredictions) -> NDArray[np.bool_]:
+def have_same_labels(old: MultiLabelPredictions, new: MultiLabelPredictions) -> NDArray[np.bool_]:
     """Return which rows have the same true and unknown labels, or none, in both steps, [rows]."""
     same = old.labels.equals(new.labels) & old.unknown.equals(new.unknown)
     return np.asarray(same & (old.is_labelled == new.is_labelled))
 
 
-def is_comparable(rows: JoinedRows) -> NDArray[np.bool_]:
+def is_comparable(old: MultiLabelPredictions, new: MultiLabelPredictions) -> NDArray[np.bool_]:
     """Return which rows are compared, [rows]: those with logits and the same labels in both steps."""
-    old, new = as_sets(rows.old), as_sets(rows.new)
-    return np.asarray(old.is_scored & new.is_scored & new.is_labelled & _same_labels(old, new))
+    return np.asarray(old.is_scored & new.is_scored & new.is_labelled & have_same_labels(old, new))
 
 
 def _grouped_as(rows: MultiLabelPredictions, others: MultiLabelPredictions) -> MultiLabelPredictions:
