@@ -1,6 +1,7 @@
 """Runs over different images as one: every value stays, rows are numbered anew, and what does not fit is refused."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,25 @@ def test_images_that_are_in_two_runs_are_counted_and_refused(tmp_path: Path) -> 
     ):
         merge(MergeConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "m"))
     assert np.array_equal(sorted(p.name for p in tmp_path.iterdir()), ["a", "b"])
+
+
+def test_each_step_is_looked_at(tmp_path: Path) -> None:
+    def name_from(first: int, i: int) -> str:
+        return f"{first + i:05d}.png"
+
+    for number, start, root in ((1, 5, "/data"), (2, 4, "/elsewhere")):
+        for name, first in (("a", 0), ("b", start)):
+            run = dataclasses.replace(toy.RUN, step=number, root=f"{root}/{name}")
+            toy.write_run(tmp_path / name, *toy.table(run, 5), run, name=functools.partial(name_from, first))
+    both = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(InputError, match=r"^1 image of these runs is in more than one of them"):
+        merge(MergeConfig(both, tmp_path / "m"))
+    assert not (tmp_path / "m").exists()
+    merge(MergeConfig(both, tmp_path / "m", rekey=True))
+    assert [one.run.root for one in open_run(tmp_path / "m")] == ["/data", "/elsewhere"]
+    for number, start in ((1, 5), (2, 4)):
+        images = predboard.open_predictions(tmp_path / "m", step=number).to_pandas()["image"].tolist()
+        assert images == [f"a/{name}" for name in names(5)] + [f"b/{name}" for name in names(5, start)]
 
 
 def test_a_program_merges_folders_or_by_a_configuration(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A smaller run of what a query asks for: the rows that pandas selects, with every value as it was."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,20 @@ def test_parts_of_a_run_are_the_run_again(tmp_path: Path, run: Path) -> None:
     assert main.run(["merge", str(tmp_path / "NO"), str(tmp_path / "SE"), "--out", str(tmp_path / "m")]) == 0
     expected = read(run)
     same(read(tmp_path / "m"), pd.concat([expected.query("country == 'NO'"), expected.query("country == 'SE'")]))
+
+
+def test_steps_of_other_images_or_orders_are_refused(tmp_path: Path) -> None:
+    def name(last: int, i: int) -> str:
+        return f"{abs(last - i)}.png"
+
+    for number, last in ((1, 0), (2, 49)):
+        own = dataclasses.replace(toy.RUN, step=number)
+        toy.write_run(tmp_path / "parts", *toy.table(own, 50), own, 20 * number)
+        toy.write_run(tmp_path / "run", *toy.table(own, 50), own, name=functools.partial(name, last))
+    with pytest.raises(InputError, match=r"^steps 1 and 2 of .* in different orders: name one step, as .*run@2$"):
+        take(TakeConfig(predictions=tmp_path / "run", out=tmp_path / "t", wrong=True))
+    assert not (tmp_path / "t").exists()
+    assert set(take(TakeConfig(predictions=tmp_path / "parts", out=tmp_path / "t", wrong=True)).steps) == {1, 2}
 
 
 def test_a_program_takes_by_options_or_by_a_configuration(tmp_path: Path, run: Path) -> None:

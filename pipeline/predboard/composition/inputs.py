@@ -6,8 +6,12 @@ A run is named by its folder, or as `FOLDER@STEP`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from predboard.errors import InputError
 from predboard.formatting import plural
+from predboard.storage.parts import read_batches
 from predboard.storage.paths import AnyPath
 from predboard.storage.runs import Step, distinct_names, open_run
 
@@ -78,3 +82,14 @@ def _refuse_incomplete(folder: AnyPath, step: Step) -> None:
             f"{folder} step {step.step} is missing {plural(lacking, 'row')} of {step.manifest_rows:,}: run the command "
             "that wrote it again, which adds them"
         )
+
+
+def read_keys(step: Step) -> NDArray[np.int64]:
+    """Return the keys of all rows of a step, [rows]."""
+    return np.concatenate([rows.key for part in step.parts for rows in read_batches(part, {"id", "key"})])
+
+
+def have_same_images(one: Step, other: Step) -> bool:
+    """Return whether two steps are of the same images in the same order, as far as their keys tell."""
+    lists = [[(file.part.start, file.part.manifest_digest) for file in step.parts] for step in (one, other)]
+    return lists[0] == lists[1] or np.array_equal(read_keys(one), read_keys(other))

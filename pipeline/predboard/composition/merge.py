@@ -5,16 +5,17 @@ import os
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from predboard.comparison.join import count_repeated, has_row_numbers
 from predboard.composition.copied_rows import SourceRows, unify_columns, write_copies
-from predboard.composition.inputs import NamedRun, NamedStep, open_runs
+from predboard.composition.inputs import NamedRun, NamedStep, have_same_images, open_runs, read_keys
 from predboard.composition.new_step import CompositionResult, NewStep, check_out, source_facts
 from predboard.config import MergeConfig
 from predboard.errors import InputError
+from predboard.formatting import plural
 from predboard.predictions.schema import Run, hash_refs
 from predboard.storage.parts import read_batches
 from predboard.storage.paths import is_uri, join_ref
@@ -41,12 +42,23 @@ def merge(config: MergeConfig, log: Callable[[str], None] = print_warning) -> Co
         [NamedStep(run.name, next(s for s in run.steps if s.step == number)) for run in runs]
         for number in _common_steps(runs)
     ]
-    root, renames = _common_root([one.step.run.root for one in steps[0]])
-    records = [replace(_common_run(inputs), root=root) for inputs in steps]
+    records, sources = [], []
+    for inputs in steps:
+        root, renames = _common_root([one.step.run.root for one in inputs])
+        records.append(replace(_common_run(inputs), root=root))
+        sources.append(
+            [
+                SourceRows(one, np.arange(one.step.rows), rename, config.rekey and rename is not None)
+                for one, rename in zip(inputs, renames, strict=True)
+            ]
+        )
     out = check_out(config.out, [run.folder for run in runs], {run.step: run for run in records})
-    _refuse_same_images(_sources(steps[0], renames, config.rekey), log)
+    for of_step in sources:
+        known = (have_same_images(a.source.step, b.source.step) for a, b in zip(of_step, sources[0], strict=True))
+        if of_step is sources[0] or config.rekey or not all(known):
+            _refuse_same_images(of_step, log)
     made = []
-    for inputs, run in zip(steps, records, strict=True):
+    for inputs, run, of_step in zip(steps, records, sources, strict=True):
         rows = sum(one.step.rows for one in inputs)
         new = NewStep(
             out,
@@ -56,17 +68,8 @@ def merge(config: MergeConfig, log: Callable[[str], None] = print_warning) -> Co
             {"made_by": "merge", "rekeyed": config.rekey, **source_facts(inputs)},
             unify_columns(inputs),
         )
-        made.append((new, _sources(inputs, renames, config.rekey)))
+        made.append((new, of_step))
     return write_copies(made, config.overwrite, "merge", log)
-
-
-def _sources(
-    inputs: Sequence[NamedStep], renames: Sequence[Callable[[str], str] | None], rekey: bool
-) -> list[SourceRows]:
-    return [
-        SourceRows(one, np.arange(one.step.rows), rename, rekey and rename is not None)
-        for one, rename in zip(inputs, renames, strict=True)
-    ]
 
 
 def _common_steps(runs: Sequence[NamedRun]) -> list[int]:
@@ -147,21 +150,18 @@ def _refuse_same_images(sources: Sequence[SourceRows], log: Callable[[str], None
             ", though their folders differ: if these are different images, --rekey names them by their paths from "
             "the folder that all have in common"
         )
-    raise InputError(f"{shared:,} images of these runs are in more than one of them, by their keys{hint}")
+    which = plural(shared, "image of these runs is", "images of these runs are")
+    raise InputError(f"{which} in more than one of them, by their keys{hint}")
 
 
-def _shared(keys: Sequence[Any]) -> int:
+def _shared(keys: Sequence[NDArray[np.int64]]) -> int:
     """Return how many distinct keys are in more than one run."""
     every = np.sort(np.concatenate([np.unique(key) for key in keys]))
     return len(np.unique(every[1:][every[1:] == every[:-1]]))
 
 
-def _keys(rows: SourceRows) -> Any:
-    keys = []
-    for file in rows.source.step.parts:
-        for batch in read_batches(file, {"id", "image"} if rows.new_keys else {"id", "key"}):
-            if rows.new_keys and rows.rename is not None:
-                keys.append(hash_refs(map(rows.rename, batch.column("image").to_pylist())))
-            else:
-                keys.append(batch.key)
-    return np.concatenate(keys)
+def _keys(rows: SourceRows) -> NDArray[np.int64]:
+    if rows.rename is None or not rows.new_keys:
+        return read_keys(rows.source.step)
+    batches = (batch for file in rows.source.step.parts for batch in read_batches(file, {"id", "image"}))
+    return np.concatenate([hash_refs(map(rows.rename, batch.column("image").to_pylist())) for batch in batches])

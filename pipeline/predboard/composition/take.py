@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.composition.copied_rows import SourceRows, unify_columns, write_copies
-from predboard.composition.inputs import NamedStep, open_runs
+from predboard.composition.inputs import NamedStep, have_same_images, open_runs, read_keys
 from predboard.composition.new_step import CompositionResult, NewStep, check_out, source_facts
 from predboard.config import TakeConfig
 from predboard.errors import InputError
@@ -20,7 +20,6 @@ from predboard.evaluation.measure import measure_part
 from predboard.formatting import plural
 from predboard.log_names import ROWS_FILE
 from predboard.predictions.sampling import Salt, mix
-from predboard.storage.parts import read_batches
 from predboard.storage.rows import DerivedRowsWriter
 from predboard.storage.runs import Step
 from predboard.streams import print_warning
@@ -55,6 +54,11 @@ def take(config: TakeConfig, log: Callable[[str], None] = print_warning) -> Comp
         raise InputError(
             f"step {other.step} of {run.folder} has {plural(other.rows, 'row')} and step {last.step} has "
             f"{last.rows:,}: name one step, as {run.folder}@{last.step}"
+        )
+    if other := next((step for step in amended.steps if not have_same_images(step, last)), None):
+        raise InputError(
+            f"steps {other.step} and {last.step} of {run.folder} are of different images, or have them in different "
+            f"orders: name one step, as {run.folder}@{last.step}"
         )
     ids, asked = _find(config, last)
     log(f"{len(ids):,} of {plural(last.rows, 'image')}")
@@ -91,8 +95,7 @@ def _find(config: TakeConfig, step: Step) -> tuple[NDArray[np.int64], dict[str, 
     if config.limit is not None:
         asked["limit"] = str(config.limit)
         if config.limit < len(ids):
-            key = np.concatenate([rows.key for part in step.parts for rows in read_batches(part, {"id", "key"})])
-            ids = np.sort(ids[np.argsort(mix(key[ids], Salt.LIMIT), kind="stable")[: config.limit]])
+            ids = np.sort(ids[np.argsort(mix(read_keys(step)[ids], Salt.LIMIT), kind="stable")[: config.limit]])
     if not len(ids):
         raise InputError(f"no image of {step.parts[0].path.parent} is asked for: nothing to take")
     return ids, asked
