@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from predboard import InputError, VisualizeConfig, open_predictions, panels, visualize
+from predboard.metrics import registry
 from predboard.panels import RunInfo, StepInfo
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.predictions.tile_labels import name_labels
@@ -97,7 +98,10 @@ def test_a_multi_label_run_is_drawn_with_its_rows_errors_and_pages(tmp_path: Pat
     (result,) = visualize(config)
     tags = {tag for tag, _ in toy.read_values(result.event_file)}
     assert {"predictions/cloud", "predictions_every_10/page_0001"} <= tags
-    assert json.loads((tmp_path / "logs/run/summary.json").read_text())["steps"]["0"]
+    summary = json.loads((tmp_path / "logs/run/summary.json").read_text())
+    assert summary["steps"]["0"]
+    of_slices = {d["definition"] for name, d in summary["definitions"].items() if name.startswith("slices/")}
+    assert of_slices == {spec.definition for spec in registry.rows("slices", task=MULTI_LABEL)}
     (step,) = open_run(tmp_path / "run")
     right = dict(zip(range(120), toy.predictions(run, logits, known, failed=frozenset({7})).right, strict=True))
     lines = list(csv.DictReader(io.StringIO((tmp_path / "logs/run/errors.csv").read_text())))

@@ -138,9 +138,10 @@ def class_metrics(
     return by_class
 
 
-def slice_metrics(s: Slice, column: str = "") -> dict[str, Metric]:
+def slice_metrics(s: Slice, column: str, task: str) -> dict[str, Metric]:
     """Return the metrics of a slice by short name; `column` says which rows belong together, if any do."""
-    described = {spec.short: _described(spec, spec.compute(s), column) for spec in rows("slices") if spec.compute}
+    specs = rows("slices", task=task)
+    described = {spec.short: _described(spec, spec.compute(s), column) for spec in specs if spec.compute}
     return {name: metric for name, metric in described.items() if metric is not None}
 
 

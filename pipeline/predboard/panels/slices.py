@@ -117,11 +117,14 @@ class Panel:
         compared = compare(slices)
         worse = [c for c in compared if c.worse]
         tags = _tags([c.slice for c in worse[: self.curves]])
+        right = registry.require("slices/*/accuracy", info.run.task).label
         for step, state in states.items():
             at_step = {(s.column, s.value): s for s in list_slices(state, like=states[last])}
             for tag, s in tags.items():
                 if (s.column, s.value) in at_step:
-                    description = f"Accuracy where {s.name}, a slice that was worse than the rest at the last step."
+                    description = (
+                        f"{right.capitalize()} where {s.name}, a slice that was worse than the rest at the last step."
+                    )
                     yield step, Scalar(tag, at_step[s.column, s.value].accuracy, description)
         if not slices:
             return
@@ -134,17 +137,11 @@ class Panel:
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
             description = (
                 "Columns of the manifest first, then by how much greater the loss is than elsewhere. Lines: 95 % "
-                "intervals of the accuracy (Wilson)."
+                f"intervals of the {right} (Wilson)."
             )
             yield last, Picture("slices/worst", worst, description)
-        yield (
-            last,
-            Text(
-                "report/slices",
-                self._page(states[last], compared, worse, info.run.has_scores),
-                "Accuracy by kind of image.",
-            ),
-        )
+        page = self._page(states[last], compared, worse, info.run)
+        yield last, Text("report/slices", page, f"{right.capitalize()} by kind of image.")
         yield last, File("slices.csv", _table(compared, info.run.has_scores))
 
     @property
@@ -168,12 +165,13 @@ class Panel:
                     if (s.column, s.value) in names:
                         metrics |= {
                             f"{names[s.column, s.value]}/{n}": figure
-                            for n, figure in slice_metrics(s, group_column(state.by_group)).items()
+                            for n, figure in slice_metrics(s, group_column(state.by_group), info.run.task).items()
                             if n != "nll" or info.run.has_scores
                         }
                 yield step, Metrics("slices", metrics)
 
-    def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], has_loss: bool) -> str:
+    def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], run: Run) -> str:
+        has_loss = run.has_scores
         loss, losses = ("loss", "losses") if has_loss else ("error rate", "error rates")
         parts = [
             f"{len(worse)} of {plural(len(compared), 'slice')} with at least {MIN_ROWS} labelled images inside and "
@@ -190,7 +188,8 @@ class Panel:
                 rows.append(
                     [*row, f"{mean_loss(s):.4f}" if has_loss else "–", f"{c.effect:+.2f}", "**yes**" if c.worse else ""]
                 )
-            titles = ("slice", "images", "accuracy", "95 % interval", "NLL, nats", "effect", "worse")
+            right, nats = (registry.require(f"slices/*/{name}", run.task) for name in ("accuracy", "nll"))
+            titles = ("slice", "images", right.label, "95 % interval", nats.label_with_unit, "effect", "worse")
             parts.append(markdown_table(titles, "lrrlrrl", rows))
             if len(compared) > self.listed:
                 parts.append(f"`slices.csv` has {len(compared) - self.listed:,} more.")
