@@ -23,7 +23,7 @@ from predboard.panels import RunInfo, StepInfo
 from predboard.predictions.multi_label import MultiLabelPredictions
 from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import MULTI_LABEL, Run, hash_refs
-from predboard.summaries import File, Histogram, Metrics, Picture, Summary, Text, Tiles
+from predboard.summaries import File, Histogram, Metrics, Picture, PrCurve, Summary, Text, Tiles
 from tests import label_sets, toy
 
 Mask = NDArray[np.bool_]
@@ -119,6 +119,9 @@ def test_thresholds_are_found_on_one_half_and_told_on_the_other() -> None:
     assert "*common*" in page
     assert f"{record['averages'][EACH]['tested']['f1_macro']:.3f}" in page
     assert isinstance(found["thresholds/f1", 0], Picture)
+    curve = drawn("curves", run, step0=label_sets.rows(run, logits, labels))["curves/pr/micro", 0]
+    assert isinstance(curve, PrCurve)
+    assert curve.description.endswith("see the page report/thresholds.")
 
 
 def test_intervals_at_thresholds_end_at_one() -> None:

@@ -52,7 +52,8 @@ class Panel:
             h = state.histograms
             ranked = RankedClasses(h.true, h.every, h.any_true.sum(axis=0), h.any_label.sum(axis=0))
             some = chosen[h.true[chosen].any(axis=1)]
-            yield from ((step, curve) for curve in precision_recall(ranked, names, some))
+            curves = precision_recall(ranked, names, some, "report/thresholds")
+            yield from ((step, curve) for curve in curves)
             area = h.auroc.value
             if not np.isnan(area).all():
                 description = f"ROC curves of labels: the {self.drawn} with the smallest area."

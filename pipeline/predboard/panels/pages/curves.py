@@ -53,9 +53,14 @@ def _at_recalls(tp: BinCounts) -> NDArray[np.int64]:
     return np.column_stack([np.full(len(tp), tp.shape[1] - 1), reached])
 
 
-def precision_recall(ranked: RankedClasses, names: tuple[str, ...], chosen: NDArray[np.int64]) -> Iterator[PrCurve]:
-    """Yield the curves of all decisions, of the mean over classes, and of the chosen classes."""
-    thresholds = "The thresholds that TensorBoard shows are not the true ones: see the page report/calibration."
+def precision_recall(
+    ranked: RankedClasses, names: tuple[str, ...], chosen: NDArray[np.int64], page: str = "report/calibration"
+) -> Iterator[PrCurve]:
+    """Yield the curves of all decisions, of the mean over classes, and of the chosen classes.
+
+    `page` is the one that lists the true thresholds.
+    """
+    thresholds = f"The thresholds that TensorBoard shows are not the true ones: see the page {page}."
     micro = ranked.micro_true, ranked.micro_every
     yield _curve("micro", *micro, f"Each class of each image is one decision. {thresholds}")
     yield _macro(
