@@ -174,7 +174,10 @@ def test_a_comparison_is_written_for_people_and_programs_and_twice_the_same(runs
     assert abs(len(fixed) - wanted["fixed"]) <= 1
     lines = list(csv.DictReader(io.StringIO((result.folder / "labels.csv").read_text())))
     assert {line["label"] for line in lines} == set(RUN.classes)
-    tags = {tag for tag, _ in toy.read_values(result.event_file)}
+    values = toy.read_values(result.event_file)
+    (caption,) = (v.metadata.summary_description for (tag, _), v in values.items() if tag == "classes/difference")
+    assert caption == "F1 of each label, now minus before, in points, with 95 % intervals."  # not Newcombe's
+    tags = {tag for tag, _ in values}
     expected_tags = {
         "1_glance/report_card",
         "2_mistakes/broken",

@@ -225,6 +225,9 @@ def test_every_command_says_by_which_column_rows_belong_together(tmp_path: Path)
     assert "intervals leave out images of one patient together: 60 values of it" in compared.summary["notes"]
     assert compared.summary["definitions"]["accuracy"]["interval"] == grouped_method("patient")
     assert "independent" in compared.summary["definitions"]["churn"]["interval"]
+    captions = {tag: v.metadata.summary_description for (tag, _), v in toy.read_values(compared.event_file).items()}
+    assert "Newcombe" not in captions["classes/difference"]
+    assert "Newcombe" in captions["slices/difference"]
     rules = [{"metric": "accuracy", "min": 0.0}, {"metric": "accuracy", "max_drop": 1.0}]
     found = [v.findings[0] for v in gate(GateConfig(new, baseline=old, **more), lambda _: None, rules).verdicts[1:]]
     plain = [v.findings[0] for v in gate(GateConfig(new, baseline=old), lambda _: None, rules).verdicts[1:]]

@@ -32,7 +32,7 @@ class Flips:
     fixed: int
     broken: int
     interval: tuple[float, float]
-    """95 % interval of `share` (Newcombe)."""
+    """95 % interval of `share`: Newcombe's, or without groups of images that belong together."""
 
     @property
     def net(self) -> int:

@@ -198,7 +198,9 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
     ):
         if changed:
             words = comparison.right_words[what]
-            caption = f"{_capital(words)} of each {what}, now minus before, in points, with 95 % intervals (Newcombe)."
+            is_grouped = what != "slice" and comparison.group_column
+            method = " (Newcombe)" if isinstance(changed[0].change, Flips) and not is_grouped else ""
+            caption = f"{_capital(words)} of each {what}, now minus before, in points, with 95 % intervals{method}."
             yield Picture(f"{tag}/difference", partial(_worst, changed, what, words), caption)
 
 
