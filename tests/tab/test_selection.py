@@ -269,6 +269,6 @@ def test_times_with_a_zone_are_the_texts_that_slices_have(tmp_path: Path) -> Non
     assert known is not None
     texts, index = known
     assert texts == ["2020-09-13 12:26:40.000Z", "2020-09-13 13:26:40.000Z"]
-    assert rows.texts("taken").to_pylist() == [texts[i] for i in index]
+    assert rows.texts("taken").take(np.arange(60)) == [texts[i] for i in index]
     codes, values = rows.category("taken")
     assert [values[code] for code in codes] == [texts[i] for i in index]

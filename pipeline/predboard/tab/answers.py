@@ -39,8 +39,8 @@ LOG_FILES = (ROWS_FILE, THUMBNAILS_FILE, MAP_FILE, SUSPECTS_FILE, GROUPS_FILE, S
 SEEN_COLUMNS = ("key", "confidence", "loss")
 """What is shown of an image at another step, beside its classes."""
 
-MASK_BYTES = 64 * 2**20
-"""Bytes of the masks of queries in memory: those of some ten clicks on 1,000,000 rows."""
+MASK_BYTES = 8 * 2**20
+"""Bytes of the masks of queries in memory, a bit a row: those of some ten clicks on 1,000,000 rows."""
 
 NOT_OUTCOMES = (*ROLES, "right", "state", "kind", "was", *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
@@ -61,7 +61,13 @@ class View:
         if query == Query(other=query.other):
             return None
         key = (run.name, run.version, step.step, query, self._tags_version(query), self._other_version(query))
-        return self._masks.get(key, lambda: selection.select(query, step, self.inputs(query, run, step)))
+
+        def make() -> NDArray[np.uint8]:
+            mask = selection.select(query, step, self.inputs(query, run, step))
+            return np.packbits(np.ones(step.rows, bool) if mask is None else mask)
+
+        bits = self._masks.get(key, make)
+        return np.unpackbits(bits, count=step.rows).view(bool)
 
     def _tags_version(self, query: Query) -> tuple[object, ...]:
         if not query.tags:

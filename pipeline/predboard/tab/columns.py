@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from predboard.predictions.label_sets import LabelSets
 from predboard.storage.paths import AnyPath, arrow_source
 from predboard.storage.rows import INFO_KEY, MAX_VALUES
 from predboard.tab.row_classes import FAILED, UNLABELLED, WRONG, OneClass, RowClasses, classes_of_rows
+from predboard.tab.texts import Texts
 
 T = TypeVar("T")
 
@@ -66,6 +68,8 @@ class ColumnCache:
             limit: bytes that are held.
         """
         self._limit, self._bytes = limit, 0
+        self.made = 0
+        """Bytes of all values that were ever made."""
         self._values: OrderedDict[Key, tuple[object, int]] = OrderedDict()
         self._making: dict[Key, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -84,11 +88,16 @@ class ColumnCache:
             with self._lock:
                 self._values[key] = value, _size(value)
                 self._bytes += _size(value)
+                self.made += _size(value)
                 while self._bytes > self._limit and len(self._values) > 1:
                     _, (_, dropped) = self._values.popitem(last=False)
                     self._bytes -= dropped
                 self._making.pop(key, None)
         return value
+
+    def holds(self, key: Key) -> bool:
+        """Return whether the value of a key is in memory."""
+        return key in self._values
 
     def _use(self, key: Key) -> object:
         self._values.move_to_end(key)
@@ -120,19 +129,22 @@ class RowsFile:
         """
         self.path, self.version = path, version
         with reading(path):
-            open_file = partial(pq.ParquetFile, pre_buffer=True, page_checksum_verification=True)
-            self._file = open_file(arrow_source(path))
-            # Texts take long to read, and numbers do not wait for them.
-            texts = open_file(arrow_source(path), metadata=self._file.metadata)
-            self.schema: pa.Schema = self._file.schema_arrow
-            self._leaves = {self._file.schema.column(i).path: i for i in range(len(self._file.schema))}
-            groups = _groups_of_steps(self._file, self._leaves["step"])
-        self._readers = {False: (self._file, threading.Lock()), True: (texts, threading.Lock())}
+            # It stays open: when visualize puts another file in its place, this one can still be read.
+            self._source = pa.OSFile(str(path)) if isinstance(path, Path) else arrow_source(path)
+            file = self._open(None)
+            self._metadata: pq.FileMetaData = file.metadata
+            self.schema: pa.Schema = file.schema_arrow
+            self._leaves = {file.schema.column(i).path: i for i in range(len(file.schema))}
+            groups = _groups_of_steps(self._metadata, self._leaves["step"])
         if not groups:
             raise InputError(f"{path} has no rows")
         cache = cache or ColumnCache()
         self.steps = {step: StepRows(self, step, groups[step], cache) for step in sorted(groups)}
-        self.info: Mapping[str, Any] = json.loads((self._file.metadata.metadata or {}).get(INFO_KEY, b"{}"))
+        self.info: Mapping[str, Any] = json.loads((self._metadata.metadata or {}).get(INFO_KEY, b"{}"))
+
+    def _open(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
+        """Return a new reader: no reading waits for another, and what a reader has buffered goes with it."""
+        return pq.ParquetFile(self._source, metadata=metadata, pre_buffer=True, page_checksum_verification=True)
 
     @property
     def last(self) -> "StepRows":
@@ -145,13 +157,14 @@ class RowsFile:
 
     def read_table(self, groups: list[int], columns: Sequence[str]) -> pa.Table:
         """Return some columns of some row groups."""
-        file, lock = self._readers[len(groups) > 1 and any(_is_text(self.schema.field(c).type) for c in columns)]
-        with reading(self.path), lock:
-            return file.read_row_groups(groups, columns=list(columns), use_threads=True)
+        with reading(self.path):
+            return self._open(self._metadata).read_row_groups(
+                groups, columns=list(columns), use_threads=len(groups) > 1
+            )
 
     def group_rows(self, group: int) -> int:
         """Return the number of rows of a row group."""
-        return int(self._file.metadata.row_group(group).num_rows)
+        return int(self._metadata.row_group(group).num_rows)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -199,8 +212,7 @@ class RowsFile:
 
     def count_nulls(self, groups: list[int], name: str) -> int:
         """Return how many rows of some row groups have no value in a column, from the statistics of the file."""
-        metadata = self._file.metadata
-        return sum(metadata.row_group(i).column(self._leaves[name]).statistics.null_count for i in groups)
+        return sum(self._metadata.row_group(i).column(self._leaves[name]).statistics.null_count for i in groups)
 
     @property
     def has_labels(self) -> bool:
@@ -211,7 +223,7 @@ class RowsFile:
 
     def _range(self, name: str) -> tuple[float | None, float | None]:
         """Return the lowest and highest number of a column, from the statistics of the file."""
-        metadata = self._file.metadata
+        metadata = self._metadata
         chunks = [metadata.row_group(i).column(self._leaves[name]) for i in range(metadata.num_row_groups)]
         stats = [chunk.statistics for chunk in chunks if chunk.is_stats_set and chunk.statistics.has_min_max]
         if not stats:
@@ -227,11 +239,11 @@ class RowsFile:
         return ColumnInfo(name, "category", tuple(sorted(values)))
 
 
-def _groups_of_steps(file: pq.ParquetFile, leaf: int) -> dict[int, list[int]]:
+def _groups_of_steps(metadata: pq.FileMetaData, leaf: int) -> dict[int, list[int]]:
     """Return the row groups of each step; each group has rows of one step, whose number is column `leaf`."""
     groups: dict[int, list[int]] = {}
-    for group in range(file.num_row_groups):
-        groups.setdefault(int(file.metadata.row_group(group).column(leaf).statistics.min), []).append(group)
+    for group in range(metadata.num_row_groups):
+        groups.setdefault(int(metadata.row_group(group).column(leaf).statistics.min), []).append(group)
     return groups
 
 
@@ -258,7 +270,10 @@ class StepRows:
 
     def derived(self, name: object, make: Callable[[], T]) -> T:
         """Return an array that is made of columns, which is held in memory as they are."""
-        return self._cache.get((str(self.file.path), self.file.version, self.step, name), make)
+        return self._cache.get(self._key(name), make)
+
+    def _key(self, name: object) -> Key:
+        return str(self.file.path), self.file.version, self.step, name
 
     def has(self, name: str) -> bool:
         """Return whether there is a column of that name."""
@@ -278,14 +293,12 @@ class StepRows:
             chunked = chunked.cast(pa.float32())
         return _join([as_numpy(chunk, np.nan) for chunk in chunked.chunks])
 
-    def texts(self, name: str) -> pa.ChunkedArray:
+    def texts(self, name: str) -> Texts:
         """Return a column of texts, [rows]."""
-        return self.derived(f"text {name}", lambda: self._read_texts(name))
+        return self.derived(f"text {name}", lambda: Texts(partial(self._read_texts, name, i) for i in self._groups))
 
-    def _read_texts(self, name: str) -> pa.ChunkedArray:
-        chunked = self.file.read(self._groups, name)
-        texts = as_texts(chunked)
-        pa.default_memory_pool().release_unused()  # after a million names, 30 MB
+    def _read_texts(self, name: str, group: int) -> pa.ChunkedArray:
+        texts: pa.ChunkedArray = as_texts(self.file.read([group], name))
         return texts
 
     def category(self, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -321,8 +334,10 @@ class StepRows:
         """Return the values of some rows of any column, from only those row groups that hold them."""
         values: dict[int, Any] = {}
         first = 0
-        if len(rows) > len(self._groups) > 1 and _is_text(self.file.schema.field(name).type):  # most groups hold one
-            return list(self.texts(name).take(as_arrow(rows, pa.int64())).to_pylist())
+        is_text = len(self._groups) > 1 and _is_text(self.file.schema.field(name).type)
+        # All texts are read for some where most groups hold one, and are in memory then.
+        if is_text and (len(rows) > len(self._groups) or self._cache.holds(self._key(f"text {name}"))):
+            return list(self.texts(name).take(rows))
         for group, size in zip(self._groups, self._sizes, strict=True):
             inside = np.unique(rows[(rows >= first) & (rows < first + size)])
             if len(inside):

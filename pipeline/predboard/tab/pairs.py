@@ -144,9 +144,12 @@ def pair_steps(new: StepRows, old: StepRows) -> StepPair:
 
 def _hash_names(step: StepRows, what: str, part: Callable[[str], str]) -> NDArray[np.int64]:
     """Return a hash of a part of each image's ref, int64 [rows]."""
-    return step.derived(
-        f"hash of {what}", lambda: hash_refs(part(ref or "") for ref in step.texts("image").to_pylist())
-    )
+
+    def make() -> NDArray[np.int64]:
+        blocks = step.texts("image").blocks()
+        return hash_refs(part(ref or "") for block in blocks for ref in block.to_pylist())
+
+    return step.derived(f"hash of {what}", make)
 
 
 def _member(ref: str) -> str:

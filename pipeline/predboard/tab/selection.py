@@ -4,7 +4,6 @@ All functions are pure: from columns, masks and numbers to arrays. A mask is boo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +18,15 @@ from predboard.tab.columns import StepRows
 from predboard.tab.pairs import StepPair
 from predboard.tab.query import Query, Range, Values
 from predboard.tab.row_classes import FAILED, RIGHT, ROLES, UNLABELLED, WRONG
+from predboard.tab.texts import Texts
 
 Mask = NDArray[np.bool_] | None
 
 CURVE_BINS = 1000
 """Thresholds of the curve, evenly spread over 0 to 1."""
 
-TEXT_THREADS = 2
-"""Threads that look for a text."""
-
 _FEW = 0.3
-"""Share of rows below which a text is looked for in these alone."""
+"""Share of the rows of a block below which a text is looked for in these alone."""
 
 _FEW_TO_SORT = 0.05
 """Share of rows below which these are sorted, instead of looked up in the order of all rows."""
@@ -139,24 +136,21 @@ def _has_value(step: StepRows, wanted: Values) -> NDArray[np.bool_]:
 
 def _select_text(text: str, step: StepRows, mask: Mask) -> NDArray[np.bool_]:
     """Return the rows of a mask in whose image's name a text is, in upper or lower case."""
-    names = step.texts("image")
-    if mask is not None and mask.sum() < _FEW * len(mask):
-        at = np.flatnonzero(mask)
-        hits = np.zeros(len(mask), bool)
-        hits[at[_contain(names.take(as_arrow(at, pa.int64())).chunks, text)]] = True
-        return hits
-    with ThreadPoolExecutor(TEXT_THREADS) as threads:
-        pieces = list(threads.map(lambda chunk: _contain([chunk], text), names.chunks))
-    hits = np.concatenate(pieces)
+    hits = np.zeros(step.rows, bool)
+
+    def look(first: int, end: int, read: Callable[[], pa.Array]) -> None:
+        at = slice(None) if mask is None else np.flatnonzero(mask[first:end])
+        if mask is None or len(at) > _FEW * (end - first):
+            hits[first:end] = _contain(read(), text)
+        elif len(at):
+            hits[first + at] = _contain(read().take(as_arrow(at, pa.int64())), text)
+
+    step.texts("image").look_through(look)
     return hits if mask is None else hits & mask
 
 
-def _contain(chunks: list[pa.Array], text: str) -> NDArray[np.bool_]:
-    pieces = [np.zeros(0, bool)]
-    for chunk in chunks:
-        hit = pc.match_substring(chunk, text, ignore_case=True)
-        pieces.append(as_numpy(hit.cast(pa.uint8()), 0).astype(bool))
-    return np.concatenate(pieces)
+def _contain(texts: pa.Array, text: str) -> NDArray[np.bool_]:
+    return as_numpy(pc.match_substring(texts, text, ignore_case=True).cast(pa.uint8()), 0).astype(bool)
 
 
 def is_inside(points: NDArray[np.int16], corners: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -268,11 +262,12 @@ def sort_keys(step: StepRows, sort: str, inputs: QueryInputs | None = None) -> N
     return step.derived(f"rank {sort}", lambda: _text_ranks(step.texts(sort)))
 
 
-def _text_ranks(texts: pa.ChunkedArray) -> NDArray[np.float64]:
+def _text_ranks(texts: Texts) -> NDArray[np.float64]:
     """Return the rank of each text among all, equal ones alike, [rows]; NaN for null."""
-    ranks = pc.rank(texts, sort_keys="ascending", tiebreaker="dense")
+    everything = pa.chunked_array(texts.blocks(), pa.string())
+    ranks = pc.rank(everything, sort_keys="ascending", tiebreaker="dense")
     numbers = as_numpy(ranks).astype(np.float64)
-    if texts.null_count:
+    if everything.null_count:
         numbers[numbers == numbers.max()] = np.nan
     return numbers
 
@@ -352,8 +347,8 @@ def value_counts(step: StepRows, mask: Mask, column: str) -> tuple[VerdictCounts
     listed = [value for value in step.file.column(column, "category").values if value in place]
     at = np.array([place[value] for value in listed] + [-1], np.int64)
 
-    def combine() -> NDArray[np.int64]:
-        return np.where(codes < 0, len(names), codes).astype(np.int64) * _VERDICTS + step.verdict
+    def combine() -> NDArray[np.uint32]:
+        return np.where(codes < 0, len(names), codes).astype(np.uint32) * np.uint32(_VERDICTS) + step.verdict
 
     code = step.derived(f"verdicts of {column}", combine)
     whole = _count_verdicts(code, len(names) + 1)[at]
