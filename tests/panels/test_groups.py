@@ -136,7 +136,8 @@ def read(text: str, classes: Sequence[str] = ANIMALS, folder: Path | None = None
         ("class,g\ncat,a\ncat,b\n", "names the class 'cat' twice"),
         (
             "class,g\nlyon,a\nwolf,b\n",
-            "names 2 classes that the run does not have, the first of them 'lyon'; did you mean lion?",
+            "names 2 classes that the run does not have, the first of them 'lyon'; did you mean lion\\?; there are "
+            "cat, lion, tiger, dog$",
         ),
         ("class,g\ncat,a,b\n", "row 2 of .* has 3 cells; expected at most 2"),
         ("class,g\ncat,\n", "level 'g' .* puts no class into a group"),

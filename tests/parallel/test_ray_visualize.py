@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import signal
 import zipfile
@@ -12,11 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from predboard import InferConfig, VisualizeConfig, infer, open_predictions, visualize
+from predboard import CombineConfig, InferConfig, VisualizeConfig, infer, open_predictions, visualize
+from predboard.composition.combine import combine
 from predboard.errors import InputError
 from predboard.parallel import ray_cluster
+from predboard.predictions.schema import Run
 from predboard.storage.runs import part_path
-from tests import toy
+from tests import side_files, toy
 
 pytestmark = pytest.mark.ray
 torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
@@ -62,6 +65,19 @@ def test_logs_are_the_same_to_the_last_byte(tmp_path: Path) -> None:
         run = dataclasses.replace(toy.RUN, step=step)
         toy.write_run(tmp_path / "run", logits * step, label, run, shard_size=1000, failed=frozenset({3, 4000}))
     _same_logs(tmp_path / "run", tmp_path)
+
+
+@pytest.mark.parametrize("run", [toy.RUN, toy.MULTI_LABEL_RUN], ids=["single-label", "multi-label"])
+def test_all_processes_see_the_labels_columns_and_groups_of_a_combined_run(tmp_path: Path, run: Run) -> None:
+    files = side_files.write(tmp_path, run)
+    combine(CombineConfig((tmp_path / "a", tmp_path / "b"), tmp_path / "run"))
+    said = _same_logs(tmp_path / "run", tmp_path, **files, **side_files.FLAGS)
+    assert "intervals leave out images of one patient together: 75 values of it" in said
+    summary = json.loads((tmp_path / "logs_ray/run/summary.json").read_text())
+    (figures,) = summary["steps"].values()
+    assert any(name.startswith("slices/cloud 0 to 100/") for name in figures)
+    assert ("groups/level/accuracy" in figures) == ("groups" in files)
+    assert summary["corrected_labels"]
 
 
 def test_a_damaged_part_is_one_line_on_a_cluster_too(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class CompareConfig(GroupedAmendConfig):
     """Columns whose values are crossed, such as country,season, or the edges at which a column of numbers is cut:
     cloud=0,10,50,100. May be repeated, also for both: country,cloud."""
 
-    groups: Path | None = None
+    groups: AnyPath | None = None
     """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
 
     map_classes: bool = False

@@ -48,7 +48,7 @@ class VisualizeConfig(GroupedAmendConfig):
     """The thresholds.json of another run with several labels per image: a label is predicted from its threshold on,
     instead of from probability 1/2."""
 
-    groups: Path | None = None
+    groups: AnyPath | None = None
     """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
 
     image_root: AnyPath | None = None

@@ -13,18 +13,21 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.errors import InputError
+from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, plural
+from predboard.near_paths import did_you_mean_path
 from predboard.predictions.schema import MULTI_LABEL, Run
-from predboard.storage.paths import read_small_text
+from predboard.storage.paths import AnyPath, read_small_text
 
 ALL_LEVELS = "all"
 """Stands for all levels together in the name of a metric; no level has this name."""
+
+_SHOWN = 12
+"""Classes that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ NO_GROUPS = ClassGroups(())
 """No level at all."""
 
 
-def groups_of(path: Path | None, run: Run, classes: Sequence[str] = ()) -> ClassGroups:
+def groups_of(path: AnyPath | None, run: Run, classes: Sequence[str] = ()) -> ClassGroups:
     """Return the groups of a run's classes, or of `classes`, from the file that the user names; none without a file.
 
     Raises InputError as `read_class_groups` does, and for a run of several labels, which has no confusions of classes.
@@ -90,7 +93,7 @@ def groups_of(path: Path | None, run: Run, classes: Sequence[str] = ()) -> Class
     return read_class_groups(path, classes or run.classes)
 
 
-def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
+def read_class_groups(path: AnyPath, classes: Sequence[str]) -> ClassGroups:
     """Read the groups of a run's classes from a table of text, separated by commas, semicolons or tabs.
 
     Args:
@@ -103,8 +106,9 @@ def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
     try:
         text = read_small_text(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+        near = did_you_mean_path(path) if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}{near}") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
@@ -120,9 +124,10 @@ def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
             raise InputError(f"{path} names the class {row[0]!r} twice: leave one out")
         named[row[0]] = row[1:] + [""] * (len(levels) + 1 - len(row))
     if unknown := [name for name in named if name not in set(classes)]:
+        more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
         raise InputError(
             f"{path} names {plural(len(unknown), 'class', 'classes')} that the run does not have, the first of them "
-            f"{unknown[0]!r}{did_you_mean(unknown[0], classes)}"
+            f"{unknown[0]!r}{did_you_mean(unknown[0], classes)}; there are {', '.join(classes[:_SHOWN])}{more}"
         )
     if rows[0][0] in set(classes) - named.keys():
         raise InputError(f"{path} begins with the class {rows[0][0]!r}; expected a header such as class,group above it")
@@ -133,7 +138,7 @@ def read_class_groups(path: Path, classes: Sequence[str]) -> ClassGroups:
     return ClassGroups(tuple(by_level), sum(not any(named.get(name, ())) for name in classes))
 
 
-def _check_levels(path: Path, levels: Sequence[str]) -> None:
+def _check_levels(path: AnyPath, levels: Sequence[str]) -> None:
     if not levels:
         raise InputError(f"{path} has no level: expected a header such as class,group and a row for each class")
     for name in levels:
@@ -143,7 +148,7 @@ def _check_levels(path: Path, levels: Sequence[str]) -> None:
             raise InputError(f"{path} has {problem}: give each level a name of its own in the header")
 
 
-def _level(path: Path, name: str, group: Mapping[str, str], classes: Sequence[str]) -> GroupLevel:
+def _level(path: AnyPath, name: str, group: Mapping[str, str], classes: Sequence[str]) -> GroupLevel:
     names = list(dict.fromkeys(group[c] for c in group if group[c]))
     if not names:
         raise InputError(f"level {name!r} of {path} puts no class into a group: leave it out")

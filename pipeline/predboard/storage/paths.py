@@ -249,12 +249,12 @@ def read_bytes(path: AnyPath, most_gb: float = math.inf) -> bytes:
         return bytes(file.read())
 
 
-def read_small_text(path: Path) -> str:
+def read_small_text(path: AnyPath) -> str:
     """Return the text of a file that a person writes. A pipe may be one, as a shell makes of <(COMMAND).
 
     Raises OSError, UnicodeDecodeError, and UnreadableError for more than 16 MB, as a device without an end has.
     """
-    with path.open("rb") as file:
+    with io.BufferedReader(path.open_raw()) if isinstance(path, RemotePath) else path.open("rb") as file:
         content = file.read(_SMALL_BYTES + 1)
     if len(content) > _SMALL_BYTES:
         raise UnreadableError(errno.EFBIG, f"it has more than {_SMALL_BYTES:,} bytes")
