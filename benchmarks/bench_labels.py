@@ -14,7 +14,7 @@ from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_pairs import LabelPairs
 from predboard.metrics.multi_label.label_state import COLUMNS as LABEL_STATE_COLUMNS
 from predboard.metrics.multi_label.label_state import LabelState
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.label_sets import LabelSets, MultiLabels
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run, hash_refs, part_schema
 from tests import toy
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from predboard import panels
 from predboard.panels import HasMetrics, Panel, RunInfo, StepInfo, TwoPassPanel
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.multi_label_derived import derive_multi_label_rows
+from predboard.predictions.multi_label.derived_rows import derive_multi_label_rows
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, MULTI_LABEL, Run, stored_columns
 from predboard.state import merge
 from predboard.summaries import Metrics, Scalar

@@ -31,7 +31,7 @@ from predboard.metrics.multi_label.label_state import LabelCountState
 from predboard.metrics.multi_label.label_values import all_label_metrics
 from predboard.metrics.values import calibration_metrics, class_columns, group_metrics, overall_metrics
 from predboard.panels import load
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS, jackknife_group
 from predboard.predictions.schema import Run, hash_refs
 from predboard.predictions.table import Predictions

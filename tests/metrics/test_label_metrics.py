@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_values import all_label_metrics, label_columns
 from predboard.metrics.values import count_images
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.summaries import Metric

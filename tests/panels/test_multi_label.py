@@ -20,7 +20,7 @@ from predboard.cli import main
 from predboard.metrics.multi_label.label_temperature import fit_label_temperature
 from predboard.metrics.multi_label.label_thresholds import COMMON, EACH, HALF, MIN_IMAGES
 from predboard.panels import RunInfo, StepInfo
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import MULTI_LABEL, Run, hash_refs
 from predboard.summaries import File, Histogram, Metrics, Picture, PrCurve, Summary, Text, Tiles

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from predboard.errors import DamagedError
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.storage.parts import open_part, read_batches, verify_manifest, verify_part
 from predboard.storage.runs import open_run
 from tests import toy

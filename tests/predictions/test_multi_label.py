@@ -18,17 +18,17 @@ from sklearn.metrics import log_loss
 
 from predboard.errors import DamagedError, InputError
 from predboard.predictions import digests, footer, schema
-from predboard.predictions.derive_multi_label import (
+from predboard.predictions.label_sets import LabelSets, MultiLabels, contained, product
+from predboard.predictions.multi_label.contradictions import refuse_multi_label_contradictions
+from predboard.predictions.multi_label.derive import (
     MAX_PROBABILITY,
     derive_label_sets,
     predict_labels,
     sigmoid,
     to_log_odds,
 )
-from predboard.predictions.label_sets import LabelSets, MultiLabels, contained, product
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.multi_label_contradictions import refuse_multi_label_contradictions
-from predboard.predictions.multi_label_derived import MultiLabelDerivedRows
+from predboard.predictions.multi_label.derived_rows import MultiLabelDerivedRows
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.row_count import RowCount
 from predboard.predictions.schema import Run, part_schema
 from predboard.predictions.tasks import no_tile_rows, rows_of, wrap_derived_rows

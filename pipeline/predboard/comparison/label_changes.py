@@ -15,7 +15,7 @@ from predboard.comparison.join import JoinedRows
 from predboard.comparison.paired_labels import MovedSets, as_sets, have_same_labels, is_comparable
 from predboard.predictions.arrow import as_arrow, as_booleans
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.table import TILE_CLASSES, Predictions, TileRows
 from predboard.state import Lowest
 

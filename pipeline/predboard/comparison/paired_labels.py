@@ -16,7 +16,7 @@ from predboard.metrics import slices
 from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import GROUP_PREFIX, MULTI_LABEL, Run
 from predboard.predictions.table import Predictions

@@ -16,7 +16,7 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.arrow import as_arrow, as_numpy
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.table import Predictions
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import Step, read_values

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from predboard.composition.row_cursor import RowCursor
 from predboard.predictions.arrow import as_matrix, as_numpy
 from predboard.predictions.derive import to_log_probabilities
-from predboard.predictions.derive_multi_label import sigmoid, to_log_odds
+from predboard.predictions.multi_label.derive import sigmoid, to_log_odds
 from predboard.predictions.schema import MULTI_LABEL
 from predboard.storage.parts import read_batches
 from predboard.storage.paths import explain_write_errors

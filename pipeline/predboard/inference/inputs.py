@@ -29,7 +29,7 @@ from predboard.models.network import Network
 from predboard.models.weights import digest_weights, list_some
 from predboard.parallel.threads import worker_count
 from predboard.predictions.derive import to_logits
-from predboard.predictions.derive_multi_label import to_multi_label_logits
+from predboard.predictions.multi_label.derive import to_multi_label_logits
 from predboard.predictions.positive_class import choose_positive
 from predboard.predictions.schema import MULTI_LABEL, PROBABILITIES_AS, SINGLE_LABEL, Run
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from predboard.inference import class_order, diagnostics, label_diagnostics, label_order
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.row_losses import calibrated_losses
-from predboard.predictions.derive_multi_label import predict_labels
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
+from predboard.predictions.multi_label.derive import predict_labels
 from predboard.predictions.schema import Run
 
 Caption = tuple[str | None, str, int]

@@ -17,7 +17,7 @@ from predboard.config import ImportedKind, ScoreKind
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.predictions.derive import MIN_PROBABILITY, to_log_probabilities
-from predboard.predictions.derive_multi_label import MAX_PROBABILITY, to_log_odds
+from predboard.predictions.multi_label.derive import MAX_PROBABILITY, to_log_odds
 
 _SAMPLE_ROWS = 512
 """Rows that are kept to be looked at together."""

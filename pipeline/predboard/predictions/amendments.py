@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_arrow, as_numpy, scatter
-from predboard.predictions.derive_multi_label import derive_at_thresholds
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels, label_values
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.derive import derive_at_thresholds
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, GROUP_PREFIX, hash_refs
 from predboard.predictions.table import Predictions
 

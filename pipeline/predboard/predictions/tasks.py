@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.derive import to_logits
-from predboard.predictions.derive_multi_label import to_multi_label_logits
 from predboard.predictions.derived_rows import DerivedRows, derive_rows
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.multi_label_contradictions import refuse_multi_label_contradictions
-from predboard.predictions.multi_label_derived import MultiLabelDerivedRows, derive_multi_label_rows
+from predboard.predictions.multi_label.contradictions import refuse_multi_label_contradictions
+from predboard.predictions.multi_label.derive import to_multi_label_logits
+from predboard.predictions.multi_label.derived_rows import MultiLabelDerivedRows, derive_multi_label_rows
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run, part_schema
 from predboard.predictions.table import Predictions, TileRows
 

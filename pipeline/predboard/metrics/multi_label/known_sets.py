@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from predboard.metrics.intervals import Floats
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 
 COLUMNS = frozenset({"key", "label", "predicted"})

@@ -17,7 +17,7 @@ from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import Floats, wilson_intervals
 from predboard.metrics.multi_label import known_sets
 from predboard.metrics.multi_label.known_sets import KnownSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import FIXED_LIMIT, FIXED_UNIT, StatesByName, summed

@@ -28,7 +28,7 @@ from predboard.metrics.score_histograms import (
     count_into,
     score_of_probability,
 )
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import summed

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.predictions.label_sets import LabelSets, product
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 from predboard.state import Counted
 

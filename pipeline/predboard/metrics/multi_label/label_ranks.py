@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
 from predboard.state import FIXED_UNIT, summed

@@ -9,7 +9,7 @@ from predboard.metrics.multi_label.label_counts import LabelCountMetrics, LabelC
 from predboard.metrics.multi_label.label_histograms import LabelHistograms
 from predboard.metrics.multi_label.label_pairs import LabelPairs
 from predboard.metrics.multi_label.label_ranks import LabelRanks
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 
 COLUMNS = label_counts.COLUMNS | label_histograms.COLUMNS

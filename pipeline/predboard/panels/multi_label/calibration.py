@@ -23,7 +23,7 @@ from predboard.metrics.values import metric_curves
 from predboard.panels import RunInfo
 from predboard.panels.pages.calibration import confidence_and_accuracy, confidence_kind, reliability_bins
 from predboard.panels.pages.label_calibration import label_calibration_page, label_reliability_bins
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.summaries import Metrics, Picture, Pixels, Summary, Text
 

@@ -36,8 +36,8 @@ from predboard.panels.pages.confusion import (
 )
 from predboard.panels.pages.label_pairs import draw_together, together_page
 from predboard.predictions.label_sets import product
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.multi_label_derived import MultiLabelDerivedRows
+from predboard.predictions.multi_label.derived_rows import MultiLabelDerivedRows
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 from predboard.predictions.tasks import no_tile_rows
 from predboard.state import Lowest

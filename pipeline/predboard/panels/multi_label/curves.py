@@ -11,7 +11,7 @@ from predboard.metrics.multi_label.label_counts import LabelCounts
 from predboard.metrics.multi_label.label_histograms import LabelHistograms
 from predboard.panels import RunInfo
 from predboard.panels.pages.curves import RankedClasses, draw_risk_coverage, draw_roc, precision_recall
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 from predboard.summaries import Picture, Summary
 

@@ -21,8 +21,8 @@ from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.panels import RunInfo, TwoPass
 from predboard.panels.pages.suspected_labels import SuspectedLabels, suspected_labels_csv, suspected_labels_page
-from predboard.predictions.multi_label import MultiLabelPredictions
-from predboard.predictions.multi_label_derived import MultiLabelDerivedRows
+from predboard.predictions.multi_label.derived_rows import MultiLabelDerivedRows
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.predictions.tasks import no_tile_rows
 from predboard.state import FIXED_UNIT, Lowest, summed

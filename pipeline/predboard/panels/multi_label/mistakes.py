@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from predboard.panels import RunInfo
 from predboard.panels.pages.followed import follow
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import TILE_COLUMNS

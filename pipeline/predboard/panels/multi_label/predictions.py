@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from predboard.formatting import unique_names
 from predboard.panels import RunInfo
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import Salt, mix
 from predboard.predictions.schema import Run
 from predboard.predictions.table import TILE_COLUMNS

@@ -13,7 +13,7 @@ from predboard.metrics.multi_label import label_calibration, label_counts
 from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_counts import SIZES, LabelCounts
 from predboard.panels import RunInfo
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import Run
 from predboard.state import summed
 from predboard.summaries import Histogram, Summary

@@ -22,7 +22,7 @@ from predboard.metrics.multi_label.label_thresholds import EACH, HALF, LabelThre
 from predboard.metrics.multi_label.label_values import threshold_metrics
 from predboard.panels import RunInfo
 from predboard.panels.pages.label_thresholds import thresholds_json, thresholds_page
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.summaries import File, Metrics, Picture, Pixels, Scalar, Summary, Text
 

@@ -1,6 +1,6 @@
 """Holds rows of multi-label predictions: each has a set of true labels and one of predicted labels.
 
-They take the place of `table.Predictions` where an image may have several labels; `multi_label_derived` holds the rows
+They take the place of `Predictions` where an image may have several labels; `derived_rows` holds the rows
 without logits. This module knows nothing of files.
 """
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, as_numpy
-from predboard.predictions.derive_multi_label import derive_label_sets, sigmoid
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
+from predboard.predictions.multi_label.derive import derive_label_sets, sigmoid
 from predboard.predictions.sampling import mix
 from predboard.predictions.schema import MULTI_LABEL
 from predboard.predictions.table import TILE_CLASSES, PredictionRows, Predictions, TileRows

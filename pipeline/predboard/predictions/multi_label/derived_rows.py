@@ -1,6 +1,6 @@
 """Computes everything that follows from the logits of multi-label rows, and holds it without them: `rows.parquet`.
 
-It is to `multi_label` what `derived_rows` is to `table`, and knows nothing of files.
+It is to `table` here what `derived_rows` in the folder above is to `table` there, and knows nothing of files.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predboard.predictions.arrow import arrow_bytes, as_arrow, as_numpy, scatter
 from predboard.predictions.derived_rows import COPIED_COLUMNS, DerivedRows, add_manifest_columns
 from predboard.predictions.label_sets import LabelSets
-from predboard.predictions.multi_label import MultiLabelPredictions, MultiLabelRows
+from predboard.predictions.multi_label.table import MultiLabelPredictions, MultiLabelRows
 from predboard.predictions.schema import LABEL_LIST, MULTI_LABEL_COLUMNS, Run, reserved_columns, stored_columns
 from predboard.predictions.table import TOP_CLASSES, Predictions
 

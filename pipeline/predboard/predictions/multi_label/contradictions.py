@@ -1,4 +1,4 @@
-"""Finds rows of multi-label predictions that contradict themselves, as `contradictions` does for one label a row.
+"""Finds rows of multi-label predictions that contradict themselves, as its namesake does for one label a row.
 
 It knows nothing of files.
 """
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_matrix, as_numpy
 from predboard.predictions.contradictions import SAMPLE_ROWS, TOLERANCE, is_valid, refuse
-from predboard.predictions.derive_multi_label import derive_label_sets
 from predboard.predictions.label_sets import LabelSets, MultiLabels
-from predboard.predictions.multi_label import MultiLabelPredictions
+from predboard.predictions.multi_label.derive import derive_label_sets
+from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.table import Predictions
 
 _SETS = ("labels", "unknown", "predicted_labels")
