@@ -457,6 +457,47 @@ def test_numbers_of_a_column_are_compared_as_numbers_and_exactly(tmp_path: Path)
         attached(tmp_path / "run", columns=columns_file(tmp_path, "patient,age\n9,50\n"), columns_by="patient")
 
 
+@pytest.mark.parametrize("values", ["text", "numbers"])
+@pytest.mark.parametrize("file", ["text.csv", "numbers.csv", "text.parquet", "numbers.parquet"])
+def test_ids_of_digits_are_found_whatever_holds_them(tmp_path: Path, values: str, file: str) -> None:
+    """Of eight digits, as patients have them: text in CSV and Parquet, or numbers in either."""
+    ids: list[Any] = [f"{i // 5 + 8:08d}" for i in range(ROWS)]
+    run = with_patients(tmp_path / "run", ids if values == "text" else list(map(int, ids)))
+    patients = [f"{i:08d}" if file.startswith("text") else i for i in (9, 11, 99)]
+    table = pd.DataFrame({"patient": patients, "age": [50, 60, 70]})
+    table.to_csv(tmp_path / file, index=False) if file.endswith("csv") else table.to_parquet(tmp_path / file)
+    (step,) = attached(run, columns=tmp_path / file, columns_by="patient")
+    (rows,) = read_batches(step.parts[0], {ALL_MANIFEST_COLUMNS})
+    assert rows.column("age").to_pylist() == [None] * 5 + [50] * 5 + [None] * 5 + [60] * 5 + [None] * 30
+
+
+def test_two_ids_that_are_one_number_are_refused_where_the_table_has_numbers(tmp_path: Path) -> None:
+    run = with_patients(tmp_path / "run", ["007", "7", "08", "8"] + ["9"] * (ROWS - 4))
+    file = columns_file(tmp_path, "patient,age\n7,50\n")
+    with pytest.raises(InputError, match=r"the predictions have '007' and '7', and the numbers in .* do not tell"):
+        attached(run, columns=file, columns_by="patient")
+    (step,) = attached(run, columns=columns_file(tmp_path, "patient,age\n007,50\n8,51\n"), columns_by="patient")
+    (rows,) = read_batches(step.parts[0], {ALL_MANIFEST_COLUMNS})
+    assert rows.column("age").to_pylist()[:4] == [50, None, None, 51]
+
+
+def test_groups_by_a_column_of_digits_are_those_of_text(tmp_path: Path) -> None:
+    run, ids = write(tmp_path / "run"), [f"{i // 5:08d}" for i in range(ROWS)]
+    table = pd.DataFrame({"image": list(map(ref, range(ROWS))), "patient": ids})
+    table.to_csv(tmp_path / "p.csv", index=False)
+    table.to_parquet(tmp_path / "p.parquet")
+    groups = []
+    for name in ("p.csv", "p.parquet"):
+        steps = Amendments(VisualizeConfig((run,), columns=tmp_path / name, group_column="patient")).attach(
+            open_run(run)
+        )
+        groups.append(
+            [k for part in steps.steps[0].parts for rows in read_batches(part, {"key"}) for k in rows.group_key]
+        )
+    assert groups[0] == groups[1]
+    assert groups[0] == hash_refs(ids).tolist()
+
+
 def test_images_with_an_empty_cell_stand_for_themselves(tmp_path: Path) -> None:
     run = with_patients(tmp_path / "run", ["a", "", "a", " ", None, ""] + ["b"] * (ROWS - 6))
     amended = Amendments(VisualizeConfig((run,), group_column="patient")).attach(open_run(run))

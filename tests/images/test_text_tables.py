@@ -1,6 +1,7 @@
 """Text files as spreadsheets and programs write them: the same rows however they are written, or one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -58,6 +59,23 @@ def test_a_column_that_changes_its_kind_far_below_is_read(tmp_path: Path) -> Non
     (tmp_path / "a.csv").write_text(f"a,b,c\n{rows}x,0.5,\n")
     table = open_separated(tmp_path / "a.csv").read(["a", "b"])
     assert table.slice(len(table) - 2).to_pylist() == [{"a": "7", "b": 1.0}, {"a": "x", "b": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        (["007", "12"], ["007", "12"]),
+        ([" 007 ", ""], ["007", ""]),
+        (['"00"', "1.5"], ["00", "1.5"]),
+        (["12345678901234567890", "3"], ["12345678901234567890", "3"]),  # which a float64 would round
+        (["1234567890123456789", "3"], [1234567890123456789, 3]),
+        (["0", "10"], [0, 10]),
+        (["0.50", "-01"], [0.5, -1]),
+    ],
+)
+def test_digits_that_a_number_would_not_give_back_are_text(cells: list[str], read: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{cell},1\n" for cell in cells))
+    assert open_separated(tmp_path / "a.csv").read([]).to_pydict() == {"a": read, "b": [1, 1]}
 
 
 @pytest.mark.parametrize(

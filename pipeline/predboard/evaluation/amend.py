@@ -64,7 +64,7 @@ class Amendments:
         if config.labels is not None:
             self._labels = read_row_table(config.labels, config.labels_column), config.labels
         if config.columns is not None:
-            self._columns = read_row_table(config.columns, config.columns_by), config.columns
+            self._columns = read_row_table(config.columns), config.columns
 
     @cached_property
     def digest(self) -> list[str]:

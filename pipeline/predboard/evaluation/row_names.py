@@ -3,8 +3,8 @@
 It knows nothing of what the table says of them. Names are compared as 64-bit hashes: 8 bytes a row.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from predboard.formatting import did_you_mean
 from predboard.images.columns import IMAGE_COLUMNS, find_usual
 from predboard.images.manifest import canonical_member, canonical_refs, split_ref
 from predboard.images.row_tables import KEY_COLUMNS, ROW_COLUMNS
-from predboard.predictions.amendments import check_group_column, hash_values, number_text
+from predboard.predictions.amendments import check_group_column, hash_values, number_of_text, number_text
 from predboard.predictions.schema import hash_refs
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.paths import AnyPath, map_files
@@ -41,6 +41,8 @@ class _Names:
     """What it is compared with: `key`, `id`, `image`, `_MEMBER`, or a further column of the predictions."""
     texts: Sequence[str]
     hashes: NDArray[np.int64]  # [rows of the table]
+    as_number: Callable[[str], str] | None = None
+    """Makes numbers of the texts of the predictions, where the table has numbers; None to compare them as they are."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,15 @@ def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterato
                 listed = ", ".join(columns) or "none"
                 near = did_you_mean(by, columns)
                 raise InputError(f"--columns-by: no column {by!r} in {where}{near}; there are {listed}")
-        texts = _texts(table.column(by))
-        as_numbers = by in list_numeric_columns(step)  # as the predictions read 007, whatever the table's reader did
-        yield _Names(by, by, texts, hash_refs(map(_as_number, texts) if as_numbers else texts))
+        # Where one of the two has numbers, both are compared as numbers, so that 007 is 7; two texts are as they are.
+        texts, type_ = _texts(table.column(by)), table.column(by).type
+        if by in list_numeric_columns(step):
+            yield _Names(by, by, texts, hash_refs(map(number_of_text, texts)))
+        elif pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+            numbers = list(map(number_of_text, texts))
+            yield _Names(by, by, texts, hash_refs(numbers), _UniqueNumbers(by, file, set(numbers)))
+        else:
+            yield _Names(by, by, texts, hash_refs(texts))
         return
     image, key, row = (find_usual(names, usual) for usual in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS))
     if image is not None:
@@ -146,7 +154,7 @@ def _match(step: Step, names: _Names, name_columns: frozenset[str]) -> Match:
     distinct, first, inverse = np.unique(names.hashes, return_index=True, return_inverse=True)
 
     def of_part(part: PartFile) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        hashes = np.concatenate([np.zeros(0, np.int64), *_hashes_of(part, names.of_rows)])
+        hashes = np.concatenate([np.zeros(0, np.int64), *_hashes_of(part, names)])
         place = np.minimum(np.searchsorted(distinct, hashes), len(distinct) - 1)
         at = np.flatnonzero(distinct[place] == hashes)
         return at, place[at]
@@ -160,8 +168,9 @@ def _match(step: Step, names: _Names, name_columns: frozenset[str]) -> Match:
     return Match(names.column, names.of_rows, name_columns, seen[inverse], names.texts, first[inverse], rows)
 
 
-def _hashes_of(part: PartFile, column: str) -> Iterator[NDArray[np.int64]]:
+def _hashes_of(part: PartFile, names: _Names) -> Iterator[NDArray[np.int64]]:
     """Yield what rows of a part are named, as hashes or as they are; 0 where a row has no name."""
+    column = names.of_rows
     for rows in read_batches(part, {"image" if column == _MEMBER else column, "key", "id"}):
         if column in ("key", "id"):
             yield rows.key if column == "key" else rows.id
@@ -170,7 +179,29 @@ def _hashes_of(part: PartFile, column: str) -> Iterator[NDArray[np.int64]]:
             yield hash_refs(refs if column == "image" else (split_ref(ref)[1] for ref in refs))
         else:
             check_group_column(rows.batch.schema.field(column))
-            yield hash_values(rows, column, np.zeros(len(rows), np.int64))
+            yield hash_values(rows, column, np.zeros(len(rows), np.int64), names.as_number)
+
+
+@dataclass(frozen=True)
+class _UniqueNumbers:
+    """Makes numbers of texts, and refuses two texts of one number that a table names: it cannot tell 007 from 7."""
+
+    column: str
+    file: AnyPath
+    wanted: Collection[str]
+    """Numbers that the table names."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Text of each number so far."""
+
+    def __call__(self, text: str) -> str:
+        """Return the number. Raises InputError if another text was the same one."""
+        number = number_of_text(text)
+        if number in self.wanted and (other := self.texts.setdefault(number, text)) != text:
+            raise InputError(
+                f"--columns-by {self.column}: the predictions have {other!r} and {text!r}, and the numbers in "
+                f"{self.file} do not tell them apart: save that column as text"
+            )
+        return number
 
 
 def _keys_are_refs(step: Step) -> bool:
@@ -189,18 +220,6 @@ def _relative(ref: str, root: str) -> str:
 def _texts(column: pa.ChunkedArray) -> list[str]:
     """Return names as text: numbers as the predictions' numbers are compared."""
     return ["" if v is None else number_text(v) if isinstance(v, float) else str(v) for v in column.to_pylist()]
-
-
-def _as_number(text: str) -> str:
-    """Return a name as it is written where it is a number: 7 for 007; another as it is."""
-    try:
-        return str(int(text))
-    except ValueError:
-        pass
-    try:
-        return number_text(float(text))
-    except ValueError:
-        return text
 
 
 def _whole_numbers(texts: Sequence[str]) -> NDArray[np.int64] | None:

@@ -56,6 +56,8 @@ _NO_OBJECT = re.compile(rb"^[ \t\r]*[^ \t\r\n{]", re.MULTILINE)
 _WRONG_TYPE = re.compile(r"In CSV column #(\d+): CSV conversion error to (\w+)")
 _WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): ?(.*)")
 _DEEP = re.compile(rb'(?:[\[{](?:\s*"[^"]*"\s*:)?\s*){65}')
+_FLOAT_DIGITS = 17
+"""Digits of a float64, as which whole numbers beyond int64 would be read."""
 _NO_UTF8 = "is not UTF-8: save it as UTF-8"
 
 
@@ -80,11 +82,17 @@ class SeparatedValues:
         return [name for name in self.columns if name]
 
     def read(self, wanted: Sequence[str], types: Mapping[str, pa.DataType] | None = None) -> pa.Table:
-        """Return whole columns. One whose later rows do not have the type of the first ones is read as text."""
+        """Return whole columns. One whose later rows do not have the type of the first ones is read as text.
+
+        So is one of whole numbers that a number would not give back, such as 007: these are names.
+        """
         types = dict(types or {})
         while True:
             try:
-                return self._trim(self._parse(wanted, types))
+                table = self._parse(wanted, types)
+                if names := self._names_in_digits({f.name: f.type for f in table.schema if f.name not in types}):
+                    table = self._parse(wanted, types | dict.fromkeys(names, pa.string()))
+                return self._trim(table)
             except pa.ArrowInvalid as error:
                 match = _WRONG_TYPE.match(str(error))
                 name = None if match is None else self.columns[int(match[1])]
@@ -101,6 +109,16 @@ class SeparatedValues:
                 yield from reader
         except pa.ArrowInvalid as error:
             raise self._error(error) from error
+
+    def _names_in_digits(self, types: Mapping[str, pa.DataType]) -> list[str]:
+        """Return which columns of numbers have a cell of digits that a number would not give back, such as 007."""
+        names = [name for name, type_ in types.items() if pa.types.is_integer(type_) or pa.types.is_floating(type_)]
+        found: list[str] = []
+        if names:
+            with contextlib.closing(self.batches(names, dict.fromkeys(names, pa.string()))) as batches:
+                for batch in batches:
+                    found += [n for n in names if n not in found and _has_names_in_digits(batch.column(n), types[n])]
+        return found
 
     def _trim(self, table: pa.Table) -> pa.Table:
         """Return the table without white space around its texts. Raises InputError if a text is not UTF-8."""
@@ -206,6 +224,16 @@ def _first_lines(file: AnyPath) -> tuple[list[str], str]:
         raise _no_text(file)
     lines = re.split(r"\r\n|\r|\n", head.decode(encoding, "replace"))
     return lines[:-1] if is_cut and len(lines) > 1 else lines, encoding
+
+
+def _has_names_in_digits(texts: pa.StringArray, read_as: pa.DataType) -> bool:
+    """Return whether a text is of digits that begin with 0, or of more than a float has, if it is read as one."""
+    texts = pc.ascii_trim_whitespace(texts)
+    may, pattern = pc.starts_with(texts, "0"), r"^0\d+$"
+    if pa.types.is_floating(read_as):
+        may = pc.or_(may, pc.greater(pc.binary_length(texts), _FLOAT_DIGITS))
+        pattern = rf"^(0\d+|\d{{{_FLOAT_DIGITS + 1},}})$"
+    return bool(pc.any(pc.match_substring_regex(texts.filter(may), pattern)).as_py())
 
 
 def _no_text(file: AnyPath, column: str = "") -> InputError:

@@ -4,7 +4,7 @@ What follows from a label is computed again. It knows nothing of files: where th
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -163,10 +163,12 @@ def relabel(before: Labels, after: Labels) -> Amendment:
     return Amendment(at, {"label": as_arrow(new, pa.int32(), new >= 0)})
 
 
-def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDArray[np.int64]:
+def hash_values(
+    rows: Predictions, name: str, without: NDArray[np.int64], rewrite: Callable[[str], str] | None = None
+) -> NDArray[np.int64]:
     """Return a hash of each row's value of a column, int64 [rows]; where it has none, what `without` [rows] says.
 
-    A cell without a character but spaces, as CSV has where nothing is known, is no value.
+    A cell without a character but spaces, as CSV has where nothing is known, is no value. `rewrite` changes texts.
     """
     column = rows.column(name)
     if pa.types.is_integer(column.type):  # exact, also beyond 2**53
@@ -177,6 +179,7 @@ def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDA
         texts, index = list(map(number_text, distinct.tolist())), np.where(np.isnan(numbers), -1, inverse)
     else:
         texts, index = rows.texts(name) or ([], np.full(len(rows), -1))
+        texts = texts if rewrite is None else list(map(rewrite, texts))
     has_value = np.array([*map(str.strip, texts), ""]) != ""
     return np.where(has_value[index], np.append(hash_refs(texts), 0)[index], without)
 
@@ -184,6 +187,24 @@ def hash_values(rows: Predictions, name: str, without: NDArray[np.int64]) -> NDA
 def number_text(value: float) -> str:
     """Return the text by which a number is compared with other names: 7 for 7.0."""
     return f"{value:.17g}"
+
+
+def number_of_text(text: str) -> str:
+    """Return a text as `number_text` or `str` of a whole number writes its number; as it is if it is none.
+
+    >>> number_of_text("007"), number_of_text("8.0"), number_of_text("1_0")
+    ('7', '8', '1_0')
+    """
+    if "_" in text:  # which Python takes for a separator of thousands
+        return text
+    try:
+        return str(int(text))
+    except ValueError:
+        pass
+    try:
+        return number_text(float(text))
+    except ValueError:
+        return text
 
 
 def check_group_column(column: pa.Field) -> None:
