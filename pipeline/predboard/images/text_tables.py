@@ -113,12 +113,13 @@ class SeparatedValues:
     def _names_in_digits(self, types: Mapping[str, pa.DataType]) -> list[str]:
         """Return which columns of numbers have a cell of digits that a number would not give back, such as 007."""
         names = [name for name, type_ in types.items() if pa.types.is_integer(type_) or pa.types.is_floating(type_)]
-        found: list[str] = []
+        textual: set[str] = set()
         if names:
             with contextlib.closing(self.batches(names, dict.fromkeys(names, pa.string()))) as batches:
                 for batch in batches:
-                    found += [n for n in names if n not in found and _has_names_in_digits(batch.column(n), types[n])]
-        return found
+                    left = (name for name in names if name not in textual)
+                    textual |= {name for name in left if _has_names_in_digits(batch.column(name), types[name])}
+        return sorted(textual)
 
     def _trim(self, table: pa.Table) -> pa.Table:
         """Return the table without white space around its texts. Raises InputError if a text is not UTF-8."""
