@@ -171,7 +171,7 @@ test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and 
 docs: $(READY_DEV) ## write the generated parts of docs/ from the code
 	@$(BIN)/python -m tests.pages
 
-bench: $(READY_DEV) ## measure what is claimed of speed, a few minutes (ARGS=loader for one part)
+bench: $(READY_DEV) ## measure what is claimed of speed, a quarter of an hour (ARGS=loader for one part)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean: ## remove .venv, the demos and what was made of them, and caches; your own predictions and logs stay

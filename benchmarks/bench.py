@@ -1,15 +1,17 @@
-"""What is claimed of speed, measured: each figure is a ratio against something run beside it on the same cores.
+"""Measures what is claimed of speed: each figure is a ratio against something run beside it on the same cores.
 
     make bench
+    make bench ARGS='slope loader --turns 9'
 
-Machines are noisy: the two sides take turns and the ratio of their medians counts. Nothing here is a test; the targets
-are printed beside the figures.
+Machines are noisy, so the two sides take turns, and there is a verdict only where noise cannot have made it: see
+benchmarks/measuring.py. Nothing here is a test, and it knows nothing of what others' programs take: see
+benchmarks/peers.py.
 """
 
+import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks import bench_combine, bench_compare, bench_labels, bench_ray, bench_tab, bench_visualize
+from benchmarks.measuring import MIN_TURNS, Cost, Report, Target, differences, machine, take, timed
 from predboard.config import InferConfig
 from predboard.images import decode as images
 from predboard.images import sources
@@ -35,24 +38,6 @@ from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.schema import Run
 from predboard.storage.runs import open_run, preflight_path
 from tests import toy
-
-TURNS = 3
-
-
-def ratio(one: Callable[[], Any], other: Callable[[], Any]) -> float:
-    """Median seconds of `other` over those of `one`: how many times faster `one` is."""
-    seconds: dict[int, list[float]] = {0: [], 1: []}
-    for _ in range(TURNS):
-        for i, side in enumerate((one, other)):
-            began = time.perf_counter()
-            side()
-            seconds[i].append(time.perf_counter() - began)
-    return statistics.median(seconds[1]) / statistics.median(seconds[0])
-
-
-def line(name: str, found: float, target: str) -> None:
-    print(f"{name:<66} {found:6.2f} ×   {target}", flush=True)
-
 
 PHOTOGRAPHS = [f"{i:04d}.jpg" for i in range(600)]
 
@@ -73,7 +58,7 @@ class Usual(torch.utils.data.Dataset[torch.Tensor]):
         return (x - mean[:, None, None]) / std[:, None, None]
 
 
-def loader(folder: Path) -> None:
+def loader(folder: Path, report: Report) -> None:
     """Reading and decoding alone, against the usual loader with two workers."""
     refs = toy.photographs(folder / "photos", PHOTOGRAPHS)
     manifest = sources.open_source(str(folder / "photos"))
@@ -100,12 +85,20 @@ def loader(folder: Path) -> None:
 
     bilinear = images.DecodeOptions(256, 224, "bilinear", only_crop=True)
     bicubic = images.DecodeOptions(256, 224, "bicubic")
-    found = ratio(lambda: ours(bilinear), lambda: usual(Image.Resampling.BILINEAR))
-    line("loader, bilinear, against DataLoader with two workers", found, "at least 1.8")
-    found = ratio(lambda: ours(bicubic), lambda: usual(Image.Resampling.BICUBIC))
-    line("loader, bicubic, against DataLoader with two workers", found, "at least 1.4")
-    found = ratio(decode, lambda: usual(Image.Resampling.BILINEAR))
-    line("decoding alone, against the same: the limit", found, "")
+    costs = take(
+        {
+            "decode": lambda: timed(decode),
+            "bilinear": lambda: timed(lambda: ours(bilinear)),
+            "usual bilinear": lambda: timed(lambda: usual(Image.Resampling.BILINEAR)),
+            "bicubic": lambda: timed(lambda: ours(bicubic)),
+            "usual bicubic": lambda: timed(lambda: usual(Image.Resampling.BICUBIC)),
+        },
+        report.turns,
+    )
+    for name, at_least in (("bilinear", 1.8), ("bicubic", 1.4)):
+        claim = f"loader, {name}, faster than DataLoader with two workers"
+        report.compare(claim, costs[name], costs[f"usual {name}"], at_least=at_least)
+    report.compare("decoding alone, over DataLoader, bilinear: the limit", costs["decode"], costs["usual bilinear"])
 
 
 MODELS = """\
@@ -123,39 +116,42 @@ def small(classes=1000):
 """
 
 
-def compute(folder: Path) -> None:
+def compute(folder: Path, report: Report) -> None:
     """The whole of stage one where the model is all that counts, against its bare loop over a tensor in memory."""
     (folder / "net.py").write_text(MODELS)
     toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
+    refs = [p.relative_to(folder / "tiny").as_posix() for p in sorted((folder / "tiny").rglob("*.png"))]
     out = _outs(folder)
     net = _factory("heavy")().eval().to(memory_format=torch.channels_last)
     batch = torch.rand(50, 3, 64, 64).to(memory_format=torch.channels_last)
 
-    seconds: dict[str, list[float]] = {"bare": [], "loop": [], "start": []}
-
-    def bare() -> None:
-        began = time.perf_counter()
+    def bare(batches: int) -> None:
         with torch.inference_mode():
-            for _ in range(4):
+            for _ in range(batches):
                 net(batch)
-        seconds["bare"].append(time.perf_counter() - began)
 
-    def whole() -> None:
-        began = time.perf_counter()
-        done = infer(
-            InferConfig(str(folder / "tiny"), f"{folder / 'net.py'}:heavy", out=next(out), batch_size=50, preflight=0)
-        )
-        seconds["loop"].append(done.seconds["wall"])
-        seconds["start"].append(time.perf_counter() - began - done.seconds["wall"])
+    def whole(rows: int) -> None:
+        listed = folder / f"tiny{rows}.csv"
+        listed.write_text("path\n" + "".join(f"tiny/{refs[i % len(refs)]}\n" for i in range(rows)))
+        model = f"{folder / 'net.py'}:heavy"
+        assert infer(InferConfig(str(listed), model, out=next(out), batch_size=50, preflight=0)).complete
 
-    whole()
-    for values in seconds.values():
-        values.clear()
-    line("stage one, bound by the model, against the bare loop, with its start", ratio(whole, bare), "")
-    of = {name: statistics.median(values) for name, values in seconds.items()}
-    line("the same from its first batch on, as in a long run", of["bare"] / of["loop"], "at least 0.95")
-    pictures = of["start"] / of["bare"] * 200
-    print(f"its start, which does not grow with the images, takes as long as {pictures:.1f} pictures in the bare loop")
+    costs = take(
+        {
+            "few": lambda: timed(lambda: whole(100)),
+            "bare few": lambda: timed(lambda: bare(2)),
+            "many": lambda: timed(lambda: whole(400)),
+            "bare many": lambda: timed(lambda: bare(8)),
+        },
+        report.turns,
+    )
+    slope = differences(costs["many"], costs["few"])
+    bare_slope = differences(costs["bare many"], costs["bare few"])
+    claim = "stage one, bound by the model, 100 to 400 images, over the bare loop"
+    report.compare(claim, slope, bare_slope, at_most=1.05)
+    start = [few - more / 3 for few, more in zip(costs["few"], slope, strict=True)]
+    a_picture = [more / 300 for more in bare_slope]
+    report.compare("its start, in pictures of the bare loop", start, a_picture)
 
 
 def _factory(name: str) -> Any:
@@ -188,45 +184,53 @@ def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], 
     return run
 
 
-def checkpoints(folder: Path) -> None:
+def checkpoints(folder: Path, report: Report) -> None:
     """Five checkpoints in one pass, against one."""
     out = _outs(folder)
     five, one = _small(folder, 5, out), _small(folder, 1, out)
-    line("five checkpoints, against one: seconds", 1 / ratio(five, one), "at most 1.5")
+    costs = take({"five": lambda: timed(five), "one": lambda: timed(one)}, report.turns)
+    report.compare("five checkpoints, over one", costs["five"], costs["one"], at_most=1.5)
 
 
 class _Nothing:
-    """In place of a part that is written."""
+    """In place of a part that is built."""
+
+    failed = 0
 
     def __init__(self, _: Any) -> None:
         pass
 
-    def add(self, batch: Any) -> None:
+    def add(self, *_: Any, **__: Any) -> None:
         pass
 
-    def abandon(self) -> None:
+    def publish(self) -> None:
         pass
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, report: Report) -> None:
     """The whole of stage one with 1,000 classes, with the writer and without; and the writer alone."""
     run = _small(folder, 1, _outs(folder))
 
-    def without() -> None:
-        with unittest.mock.patch("predboard.inference.worker.NewPart", _Nothing):
-            run()
+    def without() -> Cost:
+        with unittest.mock.patch("predboard.inference.worker.PartBuilder", _Nothing):
+            return timed(run)
 
-    line("stage one with its writer, against without, 1,000 classes", ratio(run, without), "at least 0.95")
+    costs = take({"with": lambda: timed(run), "without": without}, report.turns)
+    claim = "stage one with its writer, over without, 1,000 classes"
+    report.compare(claim, costs["with"], costs["without"], at_most=1.05)
     described = Run(tuple(f"c{i}" for i in range(1000)), "bench")
     logits, label = toy.table(described, 8192)
-    began = time.perf_counter()
-    toy.write_run(folder / "run", logits, label, described)
-    rate = len(label) / (time.perf_counter() - began)
-    assert open_run(folder / "run")[0].rows == len(label)
-    print(f"rows written and read back, 1,000 classes: {rate:,.0f} a second")
+    runs = _outs(folder)
+
+    def rows() -> None:
+        toy.write_run(written := next(runs), logits, label, described)
+        assert open_run(written)[0].rows == len(label)
+
+    costs = take({"rows": lambda: timed(rows)}, report.turns)
+    report.seconds("8,192 rows written and opened, 1,000 classes", costs["rows"])
 
 
-def forecast(folder: Path) -> None:
+def forecast(folder: Path, report: Report) -> None:
     """The seconds that stage one took, against those that its preflight forecast."""
     toy.photographs(folder / "photos", PHOTOGRAPHS)
     toy.pictures(folder / "digits", classes=10, each=100, size=(28, 28))
@@ -238,16 +242,15 @@ def forecast(folder: Path) -> None:
         ("tiny", 800, "heavy", None),  # by the model
     ):
         files = [file.relative_to(folder).as_posix() for file in sorted((folder / name).rglob("*.[jp][pn]g"))]
-        listed, found = folder / f"{name}.csv", []
+        listed, ratios = folder / f"{name}.csv", list[float]()
         listed.write_text("path\n" + "".join(f"{files[i % len(files)]}\n" for i in range(rows)))
-        for _, out in zip(range(TURNS), _outs(folder), strict=False):
+        for _, out in zip(range(report.turns), _outs(folder), strict=False):
             done = infer(InferConfig(str(listed), f"{folder / 'net.py'}:{model}", crop=crop, out=out, device="cpu"))
             key = json.loads(preflight_path(out, 0, ".json").read_text("utf-8"))["key"]
-            report = read_report(out, 0, key)
-            assert report is not None
-            found.append(done.seconds["wall"] / report.forecast(rows, rows, [torch.device("cpu")]))
-        text = f"{min(found):.2f} to {max(found):.2f}, expected 0.8 to 1.25"
-        line(f"{rows:,} images of {name} through {model}, against the forecast", statistics.median(found), text)
+            preflight = read_report(out, 0, key)
+            assert preflight is not None
+            ratios.append(done.seconds["wall"] / preflight.forecast(rows, rows, [torch.device("cpu")]))
+        report.ratios(f"{rows:,} images of {name} through {model}, over its forecast", ratios, Target(0.7, 1.3))
 
 
 _PEAK = """
@@ -259,7 +262,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def peak(folder: Path) -> None:
+def peak(folder: Path, report: Report) -> None:
     """Peak of 100,000 rows against that of 10,000, each in a process of its own."""
     toy.pictures(folder / "few", classes=10, each=10, size=(28, 28))
     model = toy.model_file(folder / "model", classes=10)
@@ -275,31 +278,39 @@ def peak(folder: Path) -> None:
             check=True,
         )
         peaks.append(int(done.stdout))
-    line("peak memory of 100,000 rows, against 10,000", peaks[1] / peaks[0], "at most 1.10")
+    report.figure("infer of 100,000 rows, over 10,000: peak memory", peaks[1] / peaks[0], "×", at_most=1.1)
+
+
+USUAL = (
+    *(loader, compute, checkpoints, write, forecast, peak),
+    *bench_visualize.BENCHES,
+    *bench_compare.BENCHES,
+    *bench_combine.BENCHES,
+    *bench_labels.BENCHES,
+    *bench_tab.BENCHES,
+)
+NAMED = (bench_visualize.huge, *bench_ray.BENCHES)
+"""These take minutes, and run only when they are named."""
 
 
 def main() -> None:
     """All of them, or those that are named."""
-    named = sys.argv[1:]
-    print(f"{worker_count(0)} processors, load {os.getloadavg()[0]:.1f}: the figures are worth little above 1")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for bench in (loader, compute, checkpoints, write, forecast, peak):
-            if not named or bench.__name__ in named:
-                bench(folder)
-        for on_ray in bench_ray.BENCHES if named else ():  # they take minutes
-            if on_ray.__name__ in named or "ray" in named:
-                on_ray(folder, line)
-        usual = (
-            *bench_visualize.BENCHES,
-            *bench_compare.BENCHES,
-            *bench_combine.BENCHES,
-            *bench_labels.BENCHES,
-            *bench_tab.BENCHES,
-        )
-        for of_stage_two in (*usual, bench_visualize.huge):
-            if of_stage_two.__name__ in named or (not named and of_stage_two in usual):
-                of_stage_two(folder, line)
+    benches = {bench.__name__: (bench,) for bench in (*USUAL, *NAMED)} | {"ray": bench_ray.BENCHES}
+    parser = argparse.ArgumentParser("make bench", description="Measure what is claimed of speed.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"all but the long ones, or some of {', '.join(benches)}"
+    )
+    parser.add_argument("--turns", type=int, default=MIN_TURNS, help="of both sides of a claim; by default %(default)s")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in benches]:
+        parser.error(f"there is no bench named {unknown[0]}; there are {', '.join(benches)}")
+    if given.turns < MIN_TURNS:
+        parser.error(f"--turns {given.turns}: fewer than {MIN_TURNS} say nothing of their spread")
+    print(f"{machine()}\n", flush=True)
+    report = Report(given.turns)
+    with tempfile.TemporaryDirectory() as folder:
+        for bench in [bench for name in given.names for bench in benches[name]] or USUAL:
+            bench(Path(folder), report)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Measures the claims about the speed and memory of combining runs; see benchmarks/bench.py, which runs it."""
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import bench_visualize
+from benchmarks.measuring import Cost, Report, take, timed
 from predboard.composition.combine import combine
 from predboard.config import CombineConfig
 from predboard.predictions.schema import Run
@@ -42,30 +42,29 @@ def copy(folder: Path, out: Path) -> None:
         writer.publish(file.part)
 
 
-def combined(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def combined(folder: Path, report: Report) -> None:
     """Three runs of the same images, in one order and in another."""
     order = np.arange(ROWS)
     runs = [write(folder / f"c{seed}", seed, order) for seed in range(RUNS)]
     mixed = [*runs[:2], write(folder / "mixed", 2, np.random.default_rng(2).permutation(ROWS))]
+    out = folder / "out"
+
+    def anew(action: Callable[[], object]) -> Cost:
+        shutil.rmtree(out, ignore_errors=True)
+        return timed(action)
+
     for name, inputs in (("one order", runs), ("shuffled", mixed)):
-        seconds = []
-        out = folder / "out"
-        for action in (
-            lambda: copy(runs[0], out),  # noqa: B023  at once
-            lambda: combine(CombineConfig(tuple(inputs), out)),  # noqa: B023  at once
-        ):
-            shutil.rmtree(out, ignore_errors=True)
-            began = time.process_time()  # other programs make it no longer
-            action()
-            seconds.append(time.process_time() - began)
-        line(
-            f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}: rate over copying one run, by processor time",
-            seconds[0] / seconds[1],
-            "≥ 0.5",
-        )
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        took, peak = bench_visualize.watched(["combine", *map(str, inputs)], folder / "out", "--out")
-        line(f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}, in {took:.0f} s: peak, GB", peak / 1e3, "below 1.5")
+        config = CombineConfig(tuple(inputs), out)
+        actions = {
+            "combined": lambda: anew(lambda: combine(config)),  # noqa: B023  at once
+            "copied": lambda: anew(lambda: copy(runs[0], out)),
+        }
+        costs = take(actions, report.turns)
+        claim = f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}"
+        report.compare(f"{claim}, over copying one run", costs["combined"], costs["copied"], at_most=2)
+        shutil.rmtree(out, ignore_errors=True)
+        took, peak = bench_visualize.watched(["combine", *map(str, inputs)], out, "--out")
+        report.figure(f"{claim}, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1.5)
 
 
 BENCHES = (combined,)

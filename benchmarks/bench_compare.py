@@ -1,8 +1,6 @@
-"""What is claimed of the speed and memory of comparisons; see tests/bench.py, which runs it."""
+"""What is claimed of the speed and memory of comparisons; see benchmarks/bench.py, which runs it."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pyarrow
 
 import predboard
 from benchmarks import bench_visualize
+from benchmarks.measuring import Cost, Report, take, timed
 from predboard.comparison.changes import COLUMNS
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs
@@ -54,8 +53,9 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
             place = batch.schema.get_field_index(name)
             batch = batch.set_column(place, batch.schema.field(place), values)
         writer = PartWriter(part_path(folder, 0, part_range.index), run)
-        writer.write(Predictions(batch))
-        manifest = "bench" if order is None else "shuffled"
+        rows = Predictions(batch)
+        writer.write(rows)
+        manifest = toy.manifest_digest(rows)
         writer.publish(Part(part_range.start, part_range.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
     return folder
 
@@ -69,33 +69,26 @@ def read(*folders: Path) -> None:
                 len(batch)
 
 
-def processor(*actions: Callable[[], Any]) -> list[float]:
-    """Median processor seconds of each, the system's included; they take turns. Other programs make them no longer."""
-    taken: list[list[float]] = []
-    for _ in range(bench_visualize.TURNS + 2):
-        taken.append([])
-        for action in actions:
-            began = time.process_time()
-            action()
-            taken[-1].append(time.process_time() - began)
-    return np.median(taken, axis=0).tolist()  # type: ignore[no-any-return]  # a list of floats
-
-
-def compare(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def compare(folder: Path, report: Report) -> None:
     """Two runs of a million images, in one order and in two."""
     old, new = write(folder / "old", 0), write(folder / "new", 1)
     shuffled = write(folder / "shuffled", 1, np.random.default_rng(2).permutation(ROWS))
     logs = folder / "logs"
 
-    def compared(other: Path) -> None:
+    def compared(other: Path) -> Cost:
         shutil.rmtree(logs, ignore_errors=True)
-        predboard.compare(old, other, logdir=logs)
+        return timed(lambda: predboard.compare(old, other, logdir=logs))
 
     for name, other in (("one order", new), ("shuffled", shuffled)):
-        least, took = processor(lambda: read(old, other), lambda: compared(other))  # noqa: B023  at once
-        line(f"comparing 2 × {ROWS:,} × {CLASSES}, {name}, over reading: processor", took / least, "at most 4")
-        seconds, peak = bench_visualize.watched(["compare", str(old), str(other)], logs)
-        line(f"comparing 2 × {ROWS:,} × {CLASSES}, {name}, in {seconds:.0f} s: peak, GB", peak / 1e3, "below 1")
+        actions = {
+            "compared": lambda: compared(other),  # noqa: B023  at once
+            "read": lambda: timed(lambda: read(old, other)),  # noqa: B023  at once
+        }
+        costs = take(actions, report.turns)
+        claim = f"comparing 2 × {ROWS:,} × {CLASSES}, {name}"
+        report.compare(f"{claim}, over reading", costs["compared"], costs["read"], at_most=4)
+        took, peak = bench_visualize.watched(["compare", str(old), str(other)], logs)
+        report.figure(f"{claim}, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1)
 
 
 BENCHES = (compare,)

@@ -1,12 +1,9 @@
 """Measures the claims about runs of many labels an image; see benchmarks/bench.py, which runs it."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import bench_visualize
+from benchmarks.measuring import Cost, Report, take, timed
 from predboard import panels
 from predboard.evaluation.measure import measure_part
 from predboard.metrics.multi_label import label_calibration
@@ -33,38 +30,44 @@ def write(folder: Path, rows: int) -> Path:
     return folder
 
 
-def states(folder: Path, line: Callable[[str, float, str], None]) -> None:
-    """The states of all metrics, and all that is measured, against reading the logits; by processor time."""
+def label_states(folder: Path, report: Report) -> None:
+    """The states of all metrics, and all that is measured, against reading the logits."""
     (step,) = open_run(write(folder / "labels", ROWS[0]))
     chosen = panels.choose((), MULTI_LABEL)
     columns = LABEL_STATE_COLUMNS | label_calibration.COLUMNS
-    seconds: dict[str, list[float]] = {"read": [], "states": [], "all": []}
+    kinds = (LabelState, LabelPairs, LabelCalibration)
 
-    def timed(name: str, action: Callable[[], object]) -> None:
-        began = time.process_time()  # other programs make it no longer
-        action()
-        seconds[name].append(time.process_time() - began)
+    def read() -> None:
+        for part in step.parts:
+            for rows in read_batches(part, ("logits",)):
+                rows.logits.sum()
 
-    for part in step.parts:
-        timed("read", lambda: [rows.logits.sum() for rows in read_batches(part, ("logits",))])  # noqa: B023  at once
-        for rows in read_batches(part, columns):
-            assert isinstance(rows, MultiLabelPredictions)
-            _ = rows.labelled.logits, rows.labelled.labels
-            kinds = (LabelState, LabelPairs, LabelCalibration)
-            timed("states", lambda: [kind.measure(part.run, rows) for kind in kinds])  # noqa: B023  at once
-        timed("all", lambda: measure_part(part, chosen))  # noqa: B023  at once
-    read, of_states, everything = (float(np.median(times)) for times in seconds.values())
-    words = f"of {CLASSES:,} labels: times reading their logits, by processor time"
-    line(f"states of all metrics {words}", of_states / read, "≤ 3")
-    line(f"all panels, with reading and checks, {words}", everything / read, "≤ 6")
+    def states() -> Cost:
+        costs = []
+        for part in step.parts:
+            for rows in read_batches(part, columns):
+                assert isinstance(rows, MultiLabelPredictions)
+                _ = rows.labelled.logits, rows.labelled.labels
+                costs.append(timed(lambda: [kind.measure(part.run, rows) for kind in kinds]))  # noqa: B023  at once
+        return Cost.total(costs)
+
+    def everything() -> None:
+        for part in step.parts:
+            measure_part(part, chosen)
+
+    costs = take({"states": states, "read": lambda: timed(read), "all": lambda: timed(everything)}, report.turns)
+    words = f"{ROWS[0]:,} rows of {CLASSES:,} labels, over reading their logits"
+    report.compare(f"states of all metrics, {words}", costs["states"], costs["read"], at_most=3)
+    report.compare(f"all panels, with reading and checks, {words}", costs["all"], costs["read"], at_most=6)
 
 
-def memory(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def label_memory(folder: Path, report: Report) -> None:
     """Memory of visualize, of a run and of one twice as long: it grows with the labels and not with the rows."""
     for rows in ROWS:
         run = write(folder / ("labels" if rows == ROWS[0] else "labels2"), rows)
         took, peak = bench_visualize.watched(["visualize", str(run)], folder / "logs", "--logdir")
-        line(f"visualize of {rows:,} × {CLASSES:,} labels, in {took:.0f} s: peak, GB", peak / 1e3, "below 1.5")
+        claim = f"visualize of {rows:,} × {CLASSES:,} labels, in {took:.0f} s: peak memory"
+        report.figure(claim, peak / 1e3, "GB", at_most=1.5)
 
 
-BENCHES = (states, memory)
+BENCHES = (label_states, label_memory)

@@ -5,7 +5,6 @@ make bench ARGS='ray many_parts'
 
 import itertools
 import os
-import statistics
 import time
 import unittest.mock
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.measuring import Report, Target
 from predboard import infer, open_predictions
 from predboard.config import InferConfig
 from predboard.inference import dispatch
@@ -24,15 +24,13 @@ from predboard.storage import part_plan
 from predboard.storage.part_plan import Task
 from tests import toy
 
-Line = Callable[[str, float, str], None]
-
 
 def resident() -> float:
     """Megabytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def throughput(folder: Path, line: Line) -> None:
+def throughput(folder: Path, report: Report) -> None:
     """Two actors of one thread against two processes of one thread, on the same parts; their start does not count."""
     toy.pictures(folder / "mid", classes=10, each=400, size=(300, 200))
     model = toy.model_file(folder / "model", classes=10)
@@ -47,16 +45,14 @@ def throughput(folder: Path, line: Line) -> None:
 
     rates: dict[str, list[float]] = {"local": [], "ray": []}
     with toy.small_ray():
-        for _ in range(5):
+        for _ in range(report.turns):
             rates["local"].append(rate(device="cpu,cpu"))
             rates["ray"].append(rate(**on_ray))
-    of = {name: statistics.median(values) for name, values in rates.items()}
-    line(
-        f"two actors on Ray, against two processes ({of['local']:,.0f} rows/s)", of["ray"] / of["local"], "at least 0.9"
-    )
+    ratios = [on / local for on, local in zip(rates["ray"], rates["local"], strict=True)]
+    report.ratios("two actors on Ray, their rate over that of two processes", ratios, Target(at_least=0.9))
 
 
-def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
+def many_parts(folder: Path, report: Report, parts: int = 10_000) -> None:
     """Parts of ten rows: time and driver's memory of the last tenth against the first, and going on with all there."""
     toy.pictures(folder / "few", classes=10, each=10, size=(8, 8))
     refs = [p.relative_to(folder).as_posix() for p in sorted((folder / "few").glob("*/*.png"))]
@@ -93,8 +89,9 @@ def many_parts(folder: Path, line: Line, parts: int = 10_000) -> None:
         assert infer(config).written == 0
         resumed = time.perf_counter() - began
     seconds = [b[0] - a[0] for a, b in itertools.pairwise(marks)]
-    line(f"{parts:,} parts of 10 rows, the last tenth against the first: seconds", seconds[-1] / seconds[0], "about 1")
-    line("the same: memory of the driver", marks[-1][1] / marks[1][1], "at most 1.05")
+    claim = f"{parts:,} parts of 10 rows, the last tenth over the first"
+    report.figure(f"{claim}: seconds", seconds[-1] / seconds[0], "×")
+    report.figure(f"{claim}: memory of the driver", marks[-1][1] / marks[1][1], "×", at_most=1.05)
     print(
         f"a part {1e3 * sum(seconds) / parts:.1f} ms, driver {marks[-1][1]:.0f} MB; all there already: {resumed:.0f} s"
     )
@@ -118,7 +115,7 @@ def nothing(_: Any, load_job: Callable[[], Any], receive: Callable[[], Any], sen
     send(Finished({}))
 
 
-def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
+def hundred_thousand(_: Path, report: Report, parts: int = 100_000) -> None:
     """The driver's memory over 100,000 parts that actors say to have written, without a row on disk."""
     at: list[float] = []
     rows = 0
@@ -139,7 +136,7 @@ def hundred_thousand(_: Path, line: Line, parts: int = 100_000) -> None:
         crew.run(2)
         seconds = time.perf_counter() - began
     assert rows == parts * 1000
-    line(f"driver's memory at {parts:,} parts, against a tenth of them", at[-1] / at[0], "at most 1.05")
+    report.figure(f"driver's memory at {parts:,} parts, over a tenth of them", at[-1] / at[0], "×", at_most=1.05)
     refs = pa.array([f"region{i % 97:03d}/tile_{i:09d}.tif" for i in range(1_000_000)])
     print(
         f"driver {at[-1]:.0f} MB, {1e3 * seconds / parts:.2f} ms of it for each part; the list of images besides: "

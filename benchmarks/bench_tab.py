@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from werkzeug.test import Client
 
+from benchmarks.measuring import Cost, Report, take
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.derived_rows import DerivedRows, derived_rows_schema
 from predboard.predictions.schema import Run
@@ -106,7 +107,7 @@ def milliseconds(action: Callable[[int], Any]) -> tuple[float, float, float]:
     return float(np.median(taken)), float(np.quantile(taken, 0.95)), float(np.median(worked))
 
 
-def clicks(folder: Path, line: Callable[[str, float, str], None]) -> None:  # noqa: ARG001  as all benches are called
+def clicks(folder: Path, _: Report) -> None:
     """The server's part of what a user does, at a million rows and a thousand classes."""
     write_rows(folder / "logs" / "net")
     write_rows(folder / "logs" / "old", seed=3)
@@ -145,33 +146,39 @@ def clicks(folder: Path, line: Callable[[str, float, str], None]) -> None:  # no
 
 
 FIRST_VIEW = """
-import os, sys, threading, time
+import sys, threading
 from pathlib import Path
 from benchmarks.bench_tab import Requests, resident
+from benchmarks.measuring import timed
 import predboard.tab.routes
-before, began = resident(), time.process_time()
-tab = Requests(Path(sys.argv[1]))
-tab.get("/runs")
-first = [("/rows", dict(sort="loss", desc=1)), ("/confusion", {}), ("/order", {})]
-first += [("/hist", dict(column=column, bins=50)) for column in ("confidence", "loss", "margin", "entropy")]
-threads = [threading.Thread(target=tab.get, args=(route,), kwargs=dict(run="net", **more)) for route, more in first]
-for thread in threads:
-    thread.start()
-tab.plugin.warm()
-for thread in threads:
-    thread.join()
-print(time.process_time() - began, resident() - before)
+before = resident()
+def view():
+    global tab
+    tab = Requests(Path(sys.argv[1]))
+    tab.get("/runs")
+    first = [("/rows", dict(sort="loss", desc=1)), ("/confusion", {}), ("/order", {})]
+    first += [("/hist", dict(column=column, bins=50)) for column in ("confidence", "loss", "margin", "entropy")]
+    threads = [threading.Thread(target=tab.get, args=(route,), kwargs=dict(run="net", **more)) for route, more in first]
+    for thread in threads:
+        thread.start()
+    tab.plugin.warm()
+    for thread in threads:
+        thread.join()
+cost = timed(view)
+print(cost.wall, cost.processor, resident() - before)
 """
 
 PLAIN_READ = """
-import sys, time
+import sys
 import numpy as np
 import pyarrow.parquet as pq
-began = time.process_time()
+from benchmarks.measuring import timed
 names = ["key", "label", "predicted", "confidence", "loss", "margin", "entropy"]
-rows = pq.read_table(sys.argv[1] + "/net/rows.parquet", columns=names)
-np.argsort(-rows["loss"].to_numpy(), kind="stable")
-print(time.process_time() - began)
+def read():
+    rows = pq.read_table(sys.argv[1] + "/net/rows.parquet", columns=names)
+    np.argsort(-rows["loss"].to_numpy(), kind="stable")
+cost = timed(read)
+print(cost.wall, cost.processor)
 """
 
 
@@ -181,18 +188,22 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def first_view(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def first_view(folder: Path, report: Report) -> None:
     """Processor time of the server's part of the first view, against reading its columns and sorting one of them."""
     write_rows(folder / "logs" / "net")
-    taken: dict[str, list[list[float]]] = {FIRST_VIEW: [], PLAIN_READ: []}
-    for script in (FIRST_VIEW, PLAIN_READ) * 5:
+    megabytes = list[float]()
+
+    def printed(script: str) -> Cost:
         command = [sys.executable, "-c", script, str(folder / "logs")]
         done = subprocess.run(command, cwd=toy.ROOT, capture_output=True, text=True, check=True)
-        taken[script].append([float(word) for word in done.stdout.split()])
-    seconds, megabytes = np.median(taken[FIRST_VIEW], axis=0)
-    plain = float(np.median(taken[PLAIN_READ]))
-    line(f"tab, {ROWS:,} × {CLASSES}: first view, processor time of a plain read", seconds / plain, "at most 1.5")
-    print(f"tab, {ROWS:,} × {CLASSES}: first view takes {megabytes:.0f} MB (at most 180, beside the server's 80)")
+        wall, processor, *memory = map(float, done.stdout.split())
+        megabytes.extend(memory)
+        return Cost(wall, processor)
+
+    costs = take({"view": lambda: printed(FIRST_VIEW), "read": lambda: printed(PLAIN_READ)}, report.turns)
+    claim = f"tab, {ROWS:,} × {CLASSES}: the server's part of the first view"
+    report.compare(f"{claim}, over a plain read of its columns and a sort", costs["view"], costs["read"], at_most=1.5)
+    report.figure(f"{claim}: memory beside the server's", float(np.median(megabytes)), "MB", at_most=180)
 
 
 BENCHES = (first_view, clicks)

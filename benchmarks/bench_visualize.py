@@ -1,7 +1,6 @@
-"""What is claimed of stage two's speed and memory; see tests/bench.py, which runs it."""
+"""What is claimed of stage two's speed and memory; see benchmarks/bench.py, which runs it."""
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
@@ -9,17 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.dataset
-import torch
 from PIL import Image
 
-from predboard import VisualizeConfig, panels, visualize
+from benchmarks.measuring import Cost, Report, differences, run, take, timed
+from predboard import panels
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.evaluation.cache import StateCache
 from predboard.evaluation.measure import measure_run, measure_steps
@@ -30,12 +27,10 @@ from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
 from predboard.storage import part_plan
 from predboard.storage.parts import PartWriter
-from predboard.storage.runs import Step, open_predictions, open_run, part_path, step_folder
+from predboard.storage.runs import Step, open_run, part_path, step_folder
 from predboard.summaries import EncodedImages
 from predboard.visualization import events
 from tests import toy
-
-TURNS = 3
 
 
 def write(folder: Path, rows: int, classes: int) -> Path:
@@ -62,39 +57,29 @@ def write(folder: Path, rows: int, classes: int) -> Path:
     return folder
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
-def medians(*actions: Callable[[], Any]) -> list[float]:
-    """Median seconds of each; they take turns, so that a busy moment of the machine meets all of them."""
-    taken = [[seconds(action) for action in actions] for _ in range(TURNS)]
-    return np.median(taken, axis=0).tolist()  # type: ignore[no-any-return]  # a list of floats
-
-
 def read_logits(folder: Path) -> None:
     """What any reader must do at least: the column of logits, with Arrow's own threads."""
     for batch in pyarrow.dataset.dataset(folder, format="parquet").to_batches(columns=["logits"]):
         batch.num_rows  # noqa: B018  read, and let go
 
 
-def begun(*words: str | Path) -> "subprocess.Popen[bytes]":
-    """A command of a user: with its modules compiled, as an installed package has them, wherever this runs."""
+def environment() -> dict[str, str]:
+    """For a command of a user: its modules compiled, as an installed package has them, wherever this runs."""
     own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    own["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / "predboard-bench-bytecode")
-    line = [sys.executable, "-m", "predboard", *map(str, words)]
-    return subprocess.Popen(line, cwd=toy.ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return {**own, "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "predboard-bench-bytecode")}
 
 
-def command(folder: Path, again: bool = False) -> None:
-    """The whole command as a user gives it, the start of Python and its imports included; `again`, with logs there."""
+def predboard(*words: str | Path) -> Cost:
+    """The whole command as a user gives it, the start of Python and its imports included."""
+    return run([sys.executable, "-m", "predboard", *words], environment(), toy.ROOT)
+
+
+def command(folder: Path, again: bool = False) -> Cost:
+    """Drawing; `again`, with logs there."""
     logs = folder.with_name(f"{folder.name}-logs")
     if not again:
         shutil.rmtree(logs, ignore_errors=True)
-    with begun("visualize", folder, "--logdir", logs) as process:
-        assert process.wait() == 0
+    return predboard("visualize", folder, "--logdir", logs)
 
 
 def resident(folder: Path) -> tuple[float, float]:
@@ -109,19 +94,23 @@ def watched(arguments: list[str], logs: Path, flag: str = "--logdir") -> tuple[f
     """
     shutil.rmtree(logs, ignore_errors=True)
     began, peak = time.perf_counter(), 0.0
-    with begun(*arguments, flag, logs) as process:
+    words = [sys.executable, "-m", "predboard", *arguments, flag, str(logs)]
+    none = subprocess.DEVNULL
+    with subprocess.Popen(words, cwd=toy.ROOT, env=environment(), stdout=none, stderr=none) as process:
         while process.poll() is None:
-            peak = max(peak, sum(map(_resident, [process.pid, *_children(process.pid)])))
+            peak = max(peak, sum(map(_resident, _descendants(process.pid))))
             time.sleep(0.01)
-        assert process.returncode == 0
+        assert process.returncode == 0, words
     return time.perf_counter() - began, peak
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
+    """A process and all that it has led to."""
+    children: list[int] = []
     with contextlib.suppress(OSError):  # it has just ended
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-    return []
+        for thread in list(Path(f"/proc/{pid}/task").iterdir()):
+            children += map(int, (thread / "children").read_text().split())
+    return [pid, *(process for child in children for process in _descendants(child))]
 
 
 def _resident(pid: int) -> float:
@@ -131,29 +120,38 @@ def _resident(pid: int) -> float:
     return 0.0
 
 
-def slope(folder: Path, line: Callable[[str, float, str], None]) -> None:
-    """More rows: against merely reading the logits."""
+def slope(folder: Path, report: Report) -> None:
+    """More rows, and the whole command: against merely reading the logits."""
     few, many = write(folder / "few", 50_000, 1000), write(folder / "many", 200_000, 1000)
-    read_few, read_many, whole_few, whole_many = medians(
-        lambda: read_logits(few), lambda: read_logits(many), lambda: command(few), lambda: command(many)
+    costs = take(
+        {
+            "read few": lambda: timed(lambda: read_logits(few)),
+            "few": lambda: command(few),
+            "read many": lambda: timed(lambda: read_logits(many)),
+            "many": lambda: command(many),
+        },
+        report.turns,
     )
-    ratio = (whole_many - whole_few) / (read_many - read_few)
-    line("the command, 50,000 to 200,000 rows × 1,000, over reading: seconds", ratio, "at most 8, aim 5")
-    line("the command, 50,000 rows × 1,000, over reading: seconds", whole_few / read_few, "at most 20")
+    more, read = (differences(costs[f"{side}many"], costs[f"{side}few"]) for side in ("", "read "))
+    report.compare("visualize, 50,000 to 200,000 rows × 1,000, over reading", more, read, at_most=4)
+    claim = "visualize, the whole command, 50,000 × 1,000, over reading"
+    report.compare(claim, costs["few"], costs["read few"], at_most=10)
 
 
-def memory(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def memory(folder: Path, report: Report) -> None:
     """Ten times the rows: time and peak memory. Fewer rows are read without processes, which need half of it."""
     few, many = write(folder / "few", 50_000, 1000), write(folder / "ten", 500_000, 1000)
     (short, small), (long, large) = resident(few), resident(many)
-    line("50,000 to 500,000 rows × 1,000: seconds", long / short, "at most 11.5")
-    line(f"50,000 to 500,000 rows × 1,000: peak memory ({small:.0f} and {large:.0f} MB)", large / small, "at most 1.1")
+    report.figure("visualize, 500,000 over 50,000 rows × 1,000: seconds", long / short, "×", at_most=11.5)
+    claim = f"visualize, 500,000 over 50,000 rows × 1,000: peak memory ({large:.0f} and {small:.0f} MB)"
+    report.figure(claim, large / small, "×", at_most=1.1)
 
 
-def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def rerun(folder: Path, report: Report) -> None:
     """A hundred parts, and then one more: what is kept of the hundred is not read again."""
     (whole,) = open_run(write(folder / "hundred", 101 * 4096, 1000))
-    few, chosen, states = replace(whole, parts=whole.parts[:100]), panels.choose(()), folder / "states"
+    few, chosen = replace(whole, parts=whole.parts[:100]), panels.choose(())
+    states, kept = folder / "states", folder / "kept"
 
     def passed(step: Step) -> None:
         with ProcessPool(2) as pool:
@@ -166,29 +164,47 @@ def rerun(folder: Path, line: Callable[[str, float, str], None]) -> None:
                 cache=StateCache(states, state_versions(chosen)),
             )
 
-    ratios = []
-    for _ in range(TURNS):
+    def first() -> Cost:
         shutil.rmtree(states, ignore_errors=True)
-        first, again = seconds(lambda: passed(few)), seconds(lambda: passed(whole))
-        ratios.append(again / first)
-    said = "101 parts of which 100 are kept, against reading these: states, derived rows, second look"
-    line(said, float(np.median(ratios)), "at most 0.1")
+        cost = timed(lambda: passed(few))
+        replaced(states, kept)
+        return cost
+
+    def again() -> Cost:
+        replaced(kept, states)
+        return timed(lambda: passed(whole))
+
+    costs = take({"first": first, "again": again}, report.turns)
+    claim = "101 parts of which 100 are kept, over these: states, derived rows, second look"
+    report.compare(claim, costs["again"], costs["first"], at_most=0.1)
 
     many, one = (folder / name for name in ("of-hundred", "of-one"))
+    logs = folder / "of-hundred-logs"
     shutil.rmtree(many, ignore_errors=True)
     link(whole, many, range(100))
     link(whole, one, range(1))
-    times = []
-    for _ in range(TURNS):
+
+    def hundred() -> Cost:
         part_path(many, 0, 100).unlink(missing_ok=True)
-        start, all_of_it = seconds(lambda: command(one)), seconds(lambda: command(many))
+        cost = command(many)
+        replaced(logs, kept)
+        return cost
+
+    def one_more() -> Cost:
+        replaced(kept, logs)
         link(whole, many, range(100, 101))
-        times.append((start, all_of_it, seconds(lambda: command(many, again=True))))
-    start, all_of_it, rest = np.median(times, axis=0).tolist()
-    said = (
-        f"the command, 101 parts of which 100 are kept ({rest:.1f} s), less that of one ({start:.1f} s), over 100 parts"
-    )
-    line(f"{said} ({all_of_it:.1f} s)", (rest - start) / all_of_it, "at most 0.1")
+        return command(many, again=True)
+
+    costs = take({"one": lambda: command(one), "hundred": hundred, "one more": one_more}, report.turns)
+    rest = differences(costs["one more"], costs["one"])
+    claim = "visualize, 101 parts of which 100 are kept, less the command of one part, over 100 parts"
+    report.compare(claim, rest, costs["hundred"], at_most=0.1)
+
+
+def replaced(source: Path, place: Path) -> None:
+    """What the last run left, as it was before the next one."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(source, place)
 
 
 def link(step: Step, run: Path, parts: range) -> None:
@@ -200,13 +216,13 @@ def link(step: Step, run: Path, parts: range) -> None:
         place.hardlink_to(toy.local(step.parts[index].path))
 
 
-def huge(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def huge(folder: Path, report: Report) -> None:
     """A million rows of a thousand classes, 4 GB of logits. Only when it is named: it takes minutes."""
     took, peak = resident(write(folder / "huge", 1_000_000, 1000))
-    line(f"1,000,000 rows × 1,000 in {took:.0f} s: peak memory, GB", peak / 1e3, "at most 1.5")
+    report.figure(f"visualize, 1,000,000 rows × 1,000, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1.5)
 
 
-def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def two(folder: Path, report: Report) -> None:
     """The pass over the rows alone, by one process and by two, their start included."""
     (step,) = open_run(write(folder / "many", 200_000, 1000))
     chosen = panels.choose(())
@@ -215,91 +231,12 @@ def two(folder: Path, line: Callable[[str, float, str], None]) -> None:
         with ProcessPool(processes) as pool:
             measure_steps((step,), chosen, Executor(pool))
 
-    one, both = medians(lambda: passed(1), lambda: passed(2))
-    line("the pass over 200,000 rows × 1,000 by two processes, over one", one / both, "at least 1.4")
+    costs = take({"two": lambda: timed(lambda: passed(2)), "one": lambda: timed(lambda: passed(1))}, report.turns)
+    claim = "the pass over 200,000 rows × 1,000 by two processes, faster than by one"
+    report.compare(claim, costs["two"], costs["one"], at_least=1.4)
 
 
-SAME = ("metrics", "curves", "confusion", "calibration", "probabilities")
-"""Panels that hold what `usual` writes, and more."""
-
-
-def as_rows(lists: pyarrow.FixedSizeListArray) -> np.ndarray:
-    """[rows, classes] of a column."""
-    return np.asarray(lists.flatten()).reshape(len(lists), -1)
-
-
-def usual(logs: Path, run: Path, photos: list[Path]) -> None:
-    """What people write: torchmetrics and SummaryWriter, over the same predictions and pictures on disk."""
-    from torch.utils.tensorboard import SummaryWriter
-    from torchmetrics import MetricCollection
-    from torchmetrics import classification as c
-
-    batches = list(open_predictions(run, columns=["logits", "label"]))
-    logits = torch.from_numpy(np.concatenate([as_rows(batch.column("logits")) for batch in batches]))
-    label = torch.from_numpy(np.concatenate([np.asarray(batch.column("label")) for batch in batches])).long()
-    rows, classes = logits.shape
-    metrics = MetricCollection(
-        {
-            "accuracy": c.MulticlassAccuracy(classes, average="micro"),
-            "top5": c.MulticlassAccuracy(classes, top_k=5, average="micro"),
-            "precision": c.MulticlassPrecision(classes),
-            "recall": c.MulticlassRecall(classes),
-            "f1": c.MulticlassF1Score(classes),
-            "confusion": c.MulticlassConfusionMatrix(classes),
-            "ece": c.MulticlassCalibrationError(classes, 15),
-            "auroc": c.MulticlassAUROC(classes),
-        }
-    )
-    p = logits.softmax(1)
-    for start in range(0, rows, 512):
-        metrics.update(p[start : start + 512], label[start : start + 512])
-    found = metrics.compute()
-    with SummaryWriter(str(logs)) as writer:
-        for name, value in found.items():
-            if value.ndim == 0:
-                writer.add_scalar(name, value)
-        writer.add_image("confusion", found["confusion"][None] / found["confusion"].max())
-        for k in range(classes):
-            writer.add_pr_curve(f"pr/{k}", label == k, p[:, k])
-            writer.add_histogram(f"probability/{k}", p[label == k, k])
-        for i, photo in enumerate(photos):
-            writer.add_image(f"picture/{i}", np.asarray(Image.open(photo).convert("RGB")), dataformats="HWC")
-
-
-def noise(folder: Path, names: list[str]) -> None:
-    """JPEG pictures of 224×224, as large as what many models take, and as hard to pack as any."""
-    if not folder.exists():
-        folder.mkdir()
-        random = np.random.default_rng(0)
-        for name in names:
-            Image.fromarray(random.integers(0, 256, (224, 224, 3), np.uint8)).save(folder / name, "JPEG")
-
-
-def torchmetrics(folder: Path, line: Callable[[str, float, str], None]) -> None:
-    """The same work as people do it, with 500 pictures, which ours fits and writes words beside."""
-    for (rows, classes), photos in itertools.product([(10_000, 100), (50_000, 1000)], [toy.photographs, noise]):
-        every = rows // 500
-        root = folder / f"{photos.__name__}-{classes}"
-        photos(root, [f"{i:06d}.png" for i in range(0, rows, every)])
-        run = write(folder / f"usual-{classes}", rows, classes)
-        logs = folder / f"usual-{classes}-logs"
-
-        def ours(run: Path = run, logs: Path = logs, root: Path = root, every: int = every) -> None:
-            shutil.rmtree(logs, ignore_errors=True)
-            visualize(VisualizeConfig(predictions=(run,), logdir=logs, panels=SAME, log_every=every, image_root=root))
-
-        def theirs(run: Path = run, logs: Path = logs, root: Path = root) -> None:
-            usual(logs, run, sorted(root.iterdir()))
-
-        ours()  # imports, and what is kept of words
-        mine, other = medians(ours, theirs)
-        with Image.open(next(root.iterdir())) as photo:
-            size = "×".join(map(str, photo.size))
-        said = f"torchmetrics and SummaryWriter, {rows:,} × {classes:,}, 500 {photos.__name__} of {size}, over ours"
-        line(said, other / mine, "at least 20, aim 50")
-
-
-def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
+def tiles(folder: Path, report: Report) -> None:
     """Pictures into an event file, encoded as JPEG before, against SummaryWriter.add_image."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -317,9 +254,10 @@ def tiles(folder: Path, line: Callable[[str, float, str], None]) -> None:
             for i in range(50):
                 writer.add_image(f"tile/{i}", smooth, dataformats="HWC")
 
-    mine, usual = medians(ours, theirs)
-    line("5,000 JPEG tiles into an event file, over add_image: rate", (5000 / mine) / (50 / usual), "at least 100")
+    costs = take({"ours": lambda: timed(ours), "theirs": lambda: timed(theirs)}, report.turns)
+    ours_each, theirs_each = ([cost / n for cost in costs[side]] for side, n in (("ours", 5000), ("theirs", 50)))
+    report.compare("a JPEG tile into an event file, faster than add_image", ours_each, theirs_each, at_least=100)
 
 
-BENCHES = (slope, memory, two, rerun, torchmetrics, tiles)
+BENCHES = (slope, memory, two, rerun, tiles)
 """Those that run when none is named; `huge` runs when it is."""

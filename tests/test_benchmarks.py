@@ -1,0 +1,133 @@
+"""Benchmarks judge by numbers that are worked out here by hand, and what they measure on is whole."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_combine, bench_compare, bench_labels, bench_visualize, measuring
+from benchmarks.measuring import Cost, Report, Target
+from predboard.storage.parts import read_batches
+from predboard.storage.runs import open_run
+
+FASTER = Target(at_least=1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5, 1, 4, 2, 3], (1, 5)),  # without the extremes it would be missed in 2 × 6/32
+        ([7, 1, 6, 2, 5, 3, 4], (1, 7)),  # 2 × 8/128 = 12.5 %
+        ([8, 1, 7, 2, 6, 3, 5, 4], (2, 7)),  # 2 × 9/256 = 7 %
+        ([9, 1, 8, 2, 7, 3, 6, 4, 5], (2, 8)),  # 2 × 10/512 = 4 %; the third ones: 2 × 46/512 = 18 %
+        (range(1, 14), (4, 10)),  # 2 × 378/8192 = 9.2 %
+    ],
+)
+def test_the_interval_is_that_of_the_order_of_the_values(values: list[float], expected: tuple[int, int]) -> None:
+    assert measuring.interval(values) == expected
+
+
+@pytest.mark.parametrize("n", range(5, 30))
+def test_the_interval_covers_the_median_of_a_skewed_distribution(n: int) -> None:
+    samples = np.random.default_rng(n).exponential(size=(4000, n))
+    covered = [low <= math.log(2) <= high for low, high in map(measuring.interval, samples)]
+    assert np.mean(covered) >= measuring.CONFIDENCE - 0.02  # four standard errors of 4,000 draws
+
+
+def test_four_turns_give_no_interval() -> None:
+    with pytest.raises(ValueError, match="4 turns say nothing of their spread; at least 5 do"):
+        measuring.judge([1, 1, 1, 1], FASTER)
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "verdict"),
+    [
+        ([1.6, 1.7, 1.5, 1.9, 1.8], FASTER, "met"),
+        ([1.6, 1.7, 1.4, 1.9, 1.8], FASTER, "too noisy"),
+        ([1.1, 1.2, 1.0, 1.4, 1.3], FASTER, "not met"),
+        ([1.1, 1.2, 1.0, 9.0, 1.3], FASTER, "too noisy"),
+        ([3, 3, 4, 3, 3], Target(at_most=4), "met"),
+        ([5, 5, 4.1, 5, 5], Target(at_most=4), "not met"),
+        ([0.9, 1.1, 1, 1, 1], Target(0.7, 1.3), "met"),
+        ([0.9, 1.4, 1, 1, 1], Target(0.7, 1.3), "too noisy"),
+        ([0.6, 1.4, 1, 1, 1], Target(0.7, 1.3), "not met"),
+        ([1.6, 1.7, math.nan, 1.9, 1.8], FASTER, "too noisy"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(values: list[float], target: Target, verdict: str) -> None:
+    assert measuring.judge(values, target).verdict == verdict
+
+
+def test_ratios_are_of_the_two_sides_of_one_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    # A machine that becomes twice as slow in the middle changes no ratio; medians of each side alone would not show it.
+    theirs = [Cost(3, 6), Cost(3, 6), Cost(6, 12), Cost(6, 12), Cost(6, 15)]
+    ours = [Cost(2, 3), Cost(2, 3), Cost(4, 6), Cost(4, 6), Cost(4, 6)]
+    wall, processor = Report().compare("a claim", ours, theirs, at_least=2)
+    assert (wall.median, wall.low, wall.high, wall.verdict) == (1.5, 1.5, 1.5, "not met")
+    assert (processor.median, processor.low, processor.high, processor.verdict) == (2, 2, 2.5, "met")
+    wall, _ = Report().compare("the same the other way round", ours, theirs, at_most=0.7)
+    assert (wall.median, wall.verdict) == (2 / 3, "met")
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| a claim"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:] == [
+        *("4.00 / 6.00", "6.00 / 12.0", "1.50 (1.50 to 1.50)", "2.00 (2.00 to 2.50)", "at least 2", "not met / met")
+    ]
+
+
+def test_a_slope_below_zero_is_noise_and_no_ratio() -> None:
+    large, small = [Cost(5, 5)] * 4 + [Cost(1, 5)], [Cost(2, 1)] * 5
+    slope = measuring.differences(large, small)
+    assert slope[0] == Cost(3, 4)
+    wall, processor = Report().compare("a slope", slope, [Cost(1, 1)] * 5, at_most=100)
+    assert (wall.verdict, processor.verdict, processor.median) == ("too noisy", "met", 4)
+
+
+def test_sides_take_turns_forwards_and_backwards_after_a_first_that_does_not_count() -> None:
+    calls = list[str]()
+
+    def called(name: str) -> Cost:
+        calls.append(name)
+        return Cost(len(calls), 0)
+
+    costs = measuring.take({"a": lambda: called("a"), "b": lambda: called("b")}, 3)
+    assert "".join(calls) == "ababbaab"
+    assert [cost.wall for cost in costs["a"]] == [3, 6, 7]
+
+
+BURN = "import time\nwhile time.process_time() < {}: pass\n"
+
+
+def test_processor_time_is_that_of_all_processes_of_a_command_even_of_those_it_leaves_behind() -> None:
+    left = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {BURN.format(0.3)!r}])\n{BURN.format(0.2)}"
+    cost = measuring.run([sys.executable, "-S", "-c", left])
+    assert 0.5 <= cost.processor < 1
+    assert cost.wall >= 0.2
+
+
+def test_processor_time_of_a_call_has_its_threads_and_not_what_it_waits_for() -> None:
+    cost = measuring.timed(lambda: measuring.run([sys.executable, "-S", "-c", f"{BURN.format(0.1)}time.sleep(.3)"]))
+    assert 0.1 <= cost.processor < 0.4 <= cost.wall
+
+
+def test_a_command_that_fails_has_no_figure() -> None:
+    with pytest.raises(RuntimeError, match=r"ended with 3:\n(.|\n)*no such thing"):
+        measuring.run([sys.executable, "-c", "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"])
+
+
+def test_runs_that_benchmarks_make_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_compare, "ROWS", 300)
+    monkeypatch.setattr(bench_combine, "ROWS", 300)
+    monkeypatch.setattr(bench_labels, "CLASSES", 20)
+    runs = {
+        "visualize": bench_visualize.write(tmp_path / "visualize", 5000, 10),
+        "compare": bench_compare.write(tmp_path / "compare", 0, np.random.default_rng(0).permutation(300)),
+        "combine": bench_combine.write(tmp_path / "combine", 0, np.arange(300)),
+        "labels": bench_labels.write(tmp_path / "labels", 300),
+    }
+    rows = {}
+    for name, folder in runs.items():
+        (step,) = open_run(folder)
+        rows[name] = sum(len(batch) for part in step.parts for batch in read_batches(part))
+    assert rows == {"visualize": 5000, "compare": 300, "combine": 300, "labels": 300}
