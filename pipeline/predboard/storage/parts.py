@@ -184,6 +184,7 @@ def read_batches(
     file: PartFile,
     columns: Iterable[str] | None = None,
     check: Callable[[Predictions], object] = lambda _: None,
+    most_rows: int | None = None,
 ) -> Iterator[Predictions]:
     """Read the rows of a part in order, a bounded number at a time, and verify the page checksums.
 
@@ -193,6 +194,7 @@ def read_batches(
         file: the part.
         columns: names to read, all if None; `ALL_MANIFEST_COLUMNS` stands for the further columns of the manifest.
         check: raises ValueError for rows that cannot be, besides the checks of all.
+        most_rows: fewer rows to read at a time, for a caller that stops early: what comes after them is not decoded.
 
     Raises:
         InputError: naming the part, if it is damaged or the storage fails.
@@ -209,6 +211,7 @@ def read_batches(
                 if name in wanted or (ALL_MANIFEST_COLUMNS in wanted and name not in reserved)
             ]
             size = row_group_size(len(file.run.classes))
+            size = size if most_rows is None else min(size, most_rows)
             _refuse_large_texts(file, parquet, names, size)
             at, task, digests = file.part.start, rows_of(file.run), digests_of(file.run, file.part, wanted)
             for batch in parquet.iter_batches(size, columns=names, use_threads=False):

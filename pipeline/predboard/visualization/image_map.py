@@ -1,11 +1,14 @@
 """Places all images of a step on a plane, similar ones together, in a file for the tab Predictions. It draws nothing.
 
 The plane is spanned by the first two principal components of the embeddings, or of the logits, or by two columns that
-the user brought along, such as a UMAP of their own. It knows nothing of what is drawn there.
+the user brought along, such as a UMAP of their own. The components are computed from a sample before all rows are read,
+so that the images are placed in the same pass that measures them. It knows nothing of what is drawn there.
 """
 
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,12 @@ from predboard.errors import InputError
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.arrow import as_arrow
 from predboard.predictions.derived_rows import DerivedRows
+from predboard.predictions.schema import Run
 from predboard.predictions.table import Predictions
+from predboard.state import StatesByName
 from predboard.storage.parts import PartFile, read_batches
 from predboard.storage.runs import Step
+from predboard.summaries import Summary
 
 MAP_FILE = "map.arrow"
 
@@ -35,20 +41,83 @@ _OUTSIDE = 0.001
 SAMPLE_ROWS = 10_000
 """Rows from which the axes are computed."""
 
+_BLOCK_NUMBERS = 2**17
+"""Numbers that are projected at a time, so that they stay in the processor's cache."""
+
 _ITERATIONS = 30
 _VECTORS = 8
 """Of the subspace iteration."""
 
 
-def map_by_components(path: Path, step: Step, threads: int) -> None:
-    """Write a map by the principal components of the embeddings, or of the logits where there are none."""
-    each = -(-SAMPLE_ROWS // len(step.parts))
-    samples = ordered_map(functools.partial(_sample, each=each), step.parts, threads)
-    centre, axes = principal_axes(np.concatenate(list(samples)))
-    placed = list(ordered_map(functools.partial(_project, centre=centre, axes=axes), step.parts, threads))
-    what = "embeddings" if step.run.embedding else "logits"
-    keys, places = (np.concatenate(arrays) for arrays in zip(*placed, strict=True))
-    _write(path, f"PCA of the {what} at step {step.step}", keys, places)
+@dataclass(frozen=True)
+class PlacedRows:
+    """Keys and places of neighbouring rows of a step."""
+
+    key: NDArray[np.int64]  # [rows]
+    place: NDArray[np.float64]  # [rows, 2], NaN without a vector
+
+
+@dataclass(frozen=True)
+class ImagePlaces:
+    """Mergeable places of rows."""
+
+    batches: StatesByName
+    """Rows of each batch, `PlacedRows` by the id of the first one: in the order of the manifest."""
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """Places images by principal components. It is measured as panels are, and draws nothing."""
+
+    source: str
+    """What the map shows, in words."""
+    axes: NDArray[np.float64]  # [2, dimensions]
+    origin: NDArray[np.float64]  # [2] place of the centre, which becomes 0
+    digest: str
+    """Digest of the numbers, by which a cached state is known to be of the same map."""
+    columns: frozenset[str]
+    last_step_only: bool = True
+
+    @classmethod
+    def by_components(cls, step: Step, threads: int) -> "ImageMap":
+        """Compute the axes from a sample of a step: of the embeddings, or of the logits where there are none."""
+        each = -(-SAMPLE_ROWS // len(step.parts))
+        samples = ordered_map(functools.partial(_sample, each=each), step.parts, threads)
+        centre, axes = principal_axes(np.concatenate(list(samples)))
+        what = "embeddings" if step.run.embedding else "logits"
+        return cls(
+            f"PCA of the {what} at step {step.step}",
+            np.ascontiguousarray(axes.T),
+            np.einsum("ij,j->i", axes.T, centre),
+            hashlib.blake2b(centre.tobytes() + axes.tobytes(), digest_size=8).hexdigest(),
+            _columns(step.run),
+        )
+
+    def zero(self, run: Run) -> ImagePlaces:  # noqa: ARG002  as of all states
+        """Return the places of no rows."""
+        return ImagePlaces(StatesByName({}))
+
+    def measure(self, run: Run, batch: Predictions) -> ImagePlaces:
+        """Return the places of these rows."""
+        if not len(batch):
+            return self.zero(run)
+        rows, size = batch.scored, max(_BLOCK_NUMBERS // self.axes.shape[1], 1)
+        place = np.empty((len(rows), 2))
+        for start in range(0, len(rows), size):  # not a product of matrices, whose last bits depend on their size
+            np.einsum("ij,kj->ik", _vectors(rows, run, slice(start, start + size)), self.axes, out=place[start:][:size])
+        places = np.full((len(batch), 2), np.nan)
+        places[batch.is_scored] = place - self.origin
+        return ImagePlaces(StatesByName({f"{batch.id[0]:019d}": PlacedRows(batch.key.copy(), places)}))
+
+    def render(self, info: object, states: object) -> Iterator[tuple[int, Summary]]:  # noqa: ARG002  as of all panels
+        """Yield nothing."""
+        return iter(())
+
+    def write(self, path: Path, places: ImagePlaces) -> None:
+        """Write the map of all rows of the step."""
+        batches = places.batches.states.values()
+        keys = np.concatenate([np.zeros(0, np.int64), *(batch.key for batch in batches)])
+        _write(path, self.source, keys, np.concatenate([np.zeros((0, 2)), *(batch.place for batch in batches)]))
 
 
 def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, str]) -> None:
@@ -69,7 +138,7 @@ def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, 
 def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
     """Return the vectors of the first rows of a part, float64 [rows, dimensions]."""
     pieces, rows = [np.zeros((0, part.run.embedding or len(part.run.classes)))], 0
-    for _, vectors in read_vectors(part):
+    for _, vectors in read_vectors(part, each):
         pieces.append(vectors[: each - rows])
         rows += len(pieces[-1])
         if rows >= each:
@@ -77,31 +146,25 @@ def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
     return np.concatenate(pieces)
 
 
-def read_vectors(part: PartFile) -> Iterator[tuple[Predictions, NDArray[np.float64]]]:
+def read_vectors(part: PartFile, most_rows: int | None = None) -> Iterator[tuple[Predictions, NDArray[np.float64]]]:
     """Yield some rows of a part and what tells images apart, by rows that have it: [scored rows, dimensions].
 
     That is the embedding, else the logits less their mean; in float64, because logits may be as large as a float32 can.
+    At most `most_rows` are read at a time, where that is given.
     """
-    name = "embedding" if part.run.embedding else "logits"
-    for batch in read_batches(part, {"id", "key", "predicted", name}):
-        rows = batch.scored
-        vectors = (rows.embedding if part.run.embedding else rows.logits).astype(np.float64)
-        if not part.run.embedding:  # what is added to all logits of a row changes nothing
-            vectors -= vectors.mean(axis=1, keepdims=True)
-        yield batch, vectors
+    for batch in read_batches(part, _columns(part.run), most_rows=most_rows):
+        yield batch, _vectors(batch.scored, part.run)
 
 
-def _project(
-    part: PartFile, centre: NDArray[np.float64], axes: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the keys of a part's rows, and their places [rows, 2], NaN for those without a vector."""
-    keys, places = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
-    for batch, vectors in read_vectors(part):
-        place = np.full((len(batch), 2), np.nan)
-        place[batch.is_scored] = (vectors - centre) @ axes
-        keys.append(batch.key)
-        places.append(place)
-    return np.concatenate(keys), np.concatenate(places)
+def _columns(run: Run) -> frozenset[str]:
+    return frozenset({"id", "key", "predicted", "embedding" if run.embedding else "logits"})
+
+
+def _vectors(scored: Predictions, run: Run, some: slice = slice(None)) -> NDArray[np.float64]:
+    vectors = (scored.embedding if run.embedding else scored.logits)[some].astype(np.float64)
+    if not run.embedding:  # what is added to all logits of a row changes nothing
+        vectors -= vectors.mean(axis=1, keepdims=True)
+    return vectors
 
 
 def principal_axes(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

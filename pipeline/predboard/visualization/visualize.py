@@ -42,10 +42,13 @@ from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
 from predboard.visualization.errors_csv import ERRORS_FILE, write_errors
-from predboard.visualization.image_map import MAP_FILE, map_by_columns, map_by_components
+from predboard.visualization.image_map import MAP_FILE, ImageMap, map_by_columns
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
 from predboard.visualization.thumbnails import THUMBNAILS_FILE, DrawnThumbnails, is_small, write_thumbnails
+
+MAP_STATE = "image map"
+"""Name under which the places of images are measured beside the panels' states: no panel's, because it has a space."""
 
 POOL_MIN_PICTURES = 1000
 """Pictures from which another process helps: drawing them takes one more than a second, starting it a third."""
@@ -184,7 +187,10 @@ def _visualize_run(
         draft.image_root = config.image_root
         draft.shown = {str(step.step): step.digest for step in run.steps}
         rows_file, last = draft.staging / ROWS_FILE, run.steps[-1].step
-        states = _measure(run, chosen, config, pool, settings, rows_file)
+        image_map = _map_by_components(run, chosen, config, job.threads)
+        measured = chosen if image_map is None else {**chosen, MAP_STATE: image_map}
+        states = _measure(run, measured, config, pool, settings, rows_file)
+        places = {step: of_step.pop(MAP_STATE, None) for step, of_step in states.items()}
         thumbnails = None
         if _wants_thumbnails(run, config, draft.staging):
             thumbnails = images.observer = DrawnThumbnails(last)
@@ -195,8 +201,11 @@ def _visualize_run(
             rows = _rows_of_step(rows_file, last)
             with decode.silence_pillow():
                 write_thumbnails(draft.staging / THUMBNAILS_FILE, last, rows, opener, job.threads, thumbnails.by_row)
-        _write_map(run, config, draft.staging, job.threads)
         if rows_file.exists():
+            if image_map is not None:
+                image_map.write(draft.staging / MAP_FILE, places[last])
+            elif len(columns := config.map.split(",")) == 2:
+                map_by_columns(draft.staging / MAP_FILE, _rows_of_step(rows_file, last), (columns[0], columns[1]))
             issues = states[last].get("label_issues")
             first = issues.first if issues and isinstance(issues.first, label_issues.State) else None
             names = job.run.run.classes
@@ -216,20 +225,22 @@ def _wants_thumbnails(run: "_OpenRun", config: VisualizeConfig, folder: Path) ->
     return not is_remote(root) and is_small(_rows_of_step(folder / ROWS_FILE, run.steps[-1].step))
 
 
-def _write_map(run: "_OpenRun", config: VisualizeConfig, folder: Path, threads: int) -> None:
-    """Write the map of the images of the last step, where one is wanted and the rows are kept."""
+def _map_by_components(
+    run: "_OpenRun", chosen: Mapping[str, panels.Panel], config: VisualizeConfig, threads: int
+) -> ImageMap | None:
+    """Return what places the images of the last step; None where no such map is wanted or no rows are written."""
     step = run.steps[-1]
-    if not (folder / ROWS_FILE).exists():
-        return
-    if len(columns := config.map.split(",")) == 2:
-        rows = _rows_of_step(folder / ROWS_FILE, step.step)
-        map_by_columns(folder / MAP_FILE, rows, (columns[0], columns[1]))
-    elif not (step.run.has_scores or step.run.embedding):
-        return  # there is nothing to lay out
-    elif config.map == "always" or (
-        config.map == "auto" and count_logits(step.parts) < DEFAULT_SETTINGS.cache_min_logits
-    ):
-        map_by_components(folder / MAP_FILE, step, threads)
+    writes_rows = _keeps_rows(config) or any(isinstance(panel, panels.TwoPassPanel) for panel in chosen.values())
+    if not writes_rows or not (step.run.has_scores or step.run.embedding):
+        return None
+    is_small = count_logits(step.parts) < DEFAULT_SETTINGS.cache_min_logits
+    if config.map == "always" or (config.map == "auto" and is_small):
+        return ImageMap.by_components(step, threads)
+    return None
+
+
+def _keeps_rows(config: VisualizeConfig) -> bool:
+    return not config.panels or config.log_every is not None
 
 
 def _rows_of_step(path: Path, step: int) -> Iterator[DerivedRows]:
@@ -380,13 +391,12 @@ def _measure(
     rows_file: Path,
 ) -> dict[int, States]:
     """Return the states of all panels and steps. Writes the derived rows where they are kept or needed."""
-    keep_rows = not config.panels or config.log_every is not None
     with (
         open_executor(config.engine, config.ray_address, pool) as executor,
         tqdm(total=run.rows, unit=" rows", desc="read", disable=None, file=sys.stderr) as bar,
     ):
         cache = _open_cache(run.steps, chosen, run.folder / CACHE_FOLDER, config, executor, settings)
-        return measure_run(run.steps, chosen, executor, rows_file, keep_rows, bar.update, cache, settings)
+        return measure_run(run.steps, chosen, executor, rows_file, _keeps_rows(config), bar.update, cache, settings)
 
 
 def _open_cache(
