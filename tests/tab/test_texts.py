@@ -1,11 +1,11 @@
 """Texts that are held compressed are those that were read, in pieces and blocks of any size."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from predboard.tab.texts import BLOCK_ROWS, Texts
 
@@ -35,20 +35,20 @@ def test_some_and_all_are_as_they_were_read(texts: Texts) -> None:
     assert 0 < texts.nbytes < plain.nbytes / 2
 
 
-def test_each_block_is_looked_at_once(texts: Texts) -> None:
-    seen: dict[int, list[str | None]] = {}
+@pytest.mark.parametrize("share", [None, 0.5, 0.01])
+def test_a_test_sees_the_texts_of_a_mask(texts: Texts, share: float | None) -> None:
+    def is_seven(names: pa.ChunkedArray) -> NDArray[np.bool_]:
+        return np.array([name is not None and "7.png" in name for name in names.to_pylist()], bool)
 
-    def look(first: int, end: int, read: Callable[[], pa.Array]) -> None:
-        seen[first] = read().to_pylist()
-        assert len(seen[first]) == end - first
-
-    texts.look_through(look)
-    assert [text for first in sorted(seen) for text in seen[first]] == WORDS
+    mask = None if share is None else np.random.default_rng(1).random(len(WORDS)) < share
+    expected = [bool(word and "7.png" in word and (mask is None or mask[i])) for i, word in enumerate(WORDS)]
+    assert texts.where(mask, is_seven).tolist() == expected
+    assert any(expected)
 
 
 def test_what_a_thread_meets_is_raised(texts: Texts) -> None:
-    def look(first: int, end: int, _: object) -> None:
-        raise LookupError(f"{first} to {end}")
+    def fail(names: pa.ChunkedArray) -> NDArray[np.bool_]:
+        raise LookupError(f"{len(names)} texts")
 
-    with pytest.raises(LookupError, match=f"0 to {BLOCK_ROWS}"):
-        texts.look_through(look)
+    with pytest.raises(LookupError, match=f"{SIZES[0]} texts"):
+        texts.where(None, fail)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.predictions.arrow import as_arrow, as_numpy
+from predboard.predictions.arrow import as_numpy
 from predboard.tab.columns import StepRows
 from predboard.tab.pairs import StepPair
 from predboard.tab.query import Query, Range, Values
@@ -24,9 +24,6 @@ Mask = NDArray[np.bool_] | None
 
 CURVE_BINS = 1000
 """Thresholds of the curve, evenly spread over 0 to 1."""
-
-_FEW = 0.3
-"""Share of the rows of a block below which a text is looked for in these alone."""
 
 _FEW_TO_SORT = 0.05
 """Share of rows below which these are sorted, instead of looked up in the order of all rows."""
@@ -136,21 +133,12 @@ def _has_value(step: StepRows, wanted: Values) -> NDArray[np.bool_]:
 
 def _select_text(text: str, step: StepRows, mask: Mask) -> NDArray[np.bool_]:
     """Return the rows of a mask in whose image's name a text is, in upper or lower case."""
-    hits = np.zeros(step.rows, bool)
 
-    def look(first: int, end: int, read: Callable[[], pa.Array]) -> None:
-        at = slice(None) if mask is None else np.flatnonzero(mask[first:end])
-        if mask is None or len(at) > _FEW * (end - first):
-            hits[first:end] = _contain(read(), text)
-        elif len(at):
-            hits[first + at] = _contain(read().take(as_arrow(at, pa.int64())), text)
+    def contain(names: pa.ChunkedArray) -> NDArray[np.bool_]:
+        hits = pc.match_substring(names, text, ignore_case=True).cast(pa.uint8()).combine_chunks()
+        return as_numpy(hits, 0).astype(bool)
 
-    step.texts("image").look_through(look)
-    return hits if mask is None else hits & mask
-
-
-def _contain(texts: pa.Array, text: str) -> NDArray[np.bool_]:
-    return as_numpy(pc.match_substring(texts, text, ignore_case=True).cast(pa.uint8()), 0).astype(bool)
+    return step.texts("image").where(mask, contain)
 
 
 def is_inside(points: NDArray[np.int16], corners: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ class Texts:
         """
         with ThreadPoolExecutor(THREADS) as threads:
             self._pieces = list(threads.map(lambda read: _compress(read()), pieces))
-        self._ends = np.cumsum([rows for _, rows in self._pieces])
+        self._ends = np.cumsum([rows for _, rows in self._pieces], dtype=np.int64)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -43,45 +42,54 @@ class Texts:
 
     def blocks(self) -> Iterator[pa.Array]:
         """Yield the texts of one block after the other."""
-        for buffer, _ in self._pieces:
-            file = pa.ipc.open_file(buffer)
-            yield from (file.get_batch(i).column(0) for i in range(file.num_record_batches))
+        for buffer, rows in self._pieces:
+            yield from _take(buffer, np.arange(rows)).chunks
 
-    def look_through(self, look: Callable[[int, int, Callable[[], pa.Array]], None]) -> None:
-        """Call a function for each block, on some threads: with its first row, that after its last, and its texts.
+    def where(
+        self, mask: NDArray[np.bool_] | None, test: Callable[[pa.ChunkedArray], NDArray[np.bool_]]
+    ) -> NDArray[np.bool_]:
+        """Return which rows of a mask, or of all if it is None, pass a test of their texts, bool [rows].
 
         Args:
-            look: the texts are returned by what it gets, which decompresses them.
+            mask: the rows, bool [rows].
+            test: returns which of some texts pass, bool [texts]; it is called on several threads.
         """
+        hits = np.zeros(len(self), bool)
 
-        def look_at(piece: tuple[pa.Buffer, int], end: int) -> None:
+        def look(piece: tuple[pa.Buffer, int], end: int) -> None:
             buffer, rows = piece
-            file = pa.ipc.open_file(buffer)
-            for i in range(file.num_record_batches):
-                first = end - rows + i * BLOCK_ROWS
-                look(first, min(first + BLOCK_ROWS, end), partial(_block, file, i))
+            at = np.arange(rows) if mask is None else np.flatnonzero(mask[end - rows : end])
+            if len(at):
+                hits[end - rows + at] = test(_take(buffer, at))
 
         with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(look_at, self._pieces, self._ends.tolist()))
+            list(threads.map(look, self._pieces, self._ends.tolist()))
+        return hits
 
     def take(self, rows: NDArray[np.integer[Any]]) -> list[str | None]:
         """Return the texts of some rows, None for null."""
         texts: list[str | None] = [None] * len(rows)
-        piece = np.searchsorted(self._ends, rows, side="right")
-        within = rows - np.concatenate([[0], self._ends])[piece]
-        block, within = np.divmod(within, BLOCK_ROWS)
-        order = np.lexsort([block, piece])
-        changes = (np.diff(piece[order]) != 0) | (np.diff(block[order]) != 0)
-        for at in np.split(order, np.flatnonzero(changes) + 1) if len(rows) else ():
-            file = pa.ipc.open_file(self._pieces[piece[at[0]]][0])
-            taken = _block(file, int(block[at[0]])).take(as_arrow(within[at], pa.int64())).to_pylist()
-            for place, text in zip(at.tolist(), taken, strict=True):
-                texts[place] = text
+        order = np.argsort(rows, kind="stable")
+        places = np.split(order, np.searchsorted(rows[order], self._ends[:-1]))
+        for (buffer, size), end, at in zip(self._pieces, self._ends.tolist(), places, strict=True):
+            if len(at):
+                taken = _take(buffer, rows[at] - (end - size)).to_pylist()
+                for place, text in zip(at.tolist(), taken, strict=True):
+                    texts[place] = text
         return texts
 
 
-def _block(file: pa.ipc.RecordBatchFileReader, number: int) -> pa.Array:
-    return file.get_batch(number).column(0)
+def _take(buffer: pa.Buffer, rows: NDArray[np.integer[Any]]) -> pa.ChunkedArray:
+    """Return the texts of some rows of a piece, which ascend."""
+    file = pa.ipc.open_file(buffer)
+    ends = np.searchsorted(rows, np.arange(file.num_record_batches + 1) * BLOCK_ROWS)
+    taken = []
+    for i in np.flatnonzero(np.diff(ends)).tolist():
+        texts = file.get_batch(i).column(0)
+        within = rows[ends[i] : ends[i + 1]] - i * BLOCK_ROWS
+        everything = len(within) == len(texts) and np.array_equal(within, np.arange(len(texts)))
+        taken.append(texts if everything else texts.take(as_arrow(within, pa.int64())))
+    return pa.chunked_array(taken, pa.string())
 
 
 def _compress(texts: pa.ChunkedArray) -> tuple[pa.Buffer, int]:
