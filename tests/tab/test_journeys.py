@@ -566,6 +566,26 @@ def test_images_with_several_labels_are_selected_by_what_they_miss(page: Page, l
     page.clean()
 
 
+def test_changes_of_a_label_are_counted_and_selected(page: Page, logdir: Path) -> None:
+    new, old = (test_multi_label.frame(logdir / "scenes", step) for step in (3, 1))
+
+    def added(now: Any, before: Any, label: int) -> bool:
+        return now is not None and before is not None and label in now and label not in before
+
+    pairs = list(zip(new.wrongly_predicted, old.wrongly_predicted, strict=True))
+    counts = [sum(added(now, before, label) for now, before in pairs) for label in range(4)]
+    label = counts.index(max(counts))
+    page.open(run="scenes", other="scenes@1", pane="changes")
+    page.until(lambda: page.text(f"#added-{label}") == str(counts[label]))
+    page.click(f"#added-{label}")
+    page.has(counts[label])
+    page.open(run="scenes", pane="threshold", **{"class": str(label)})
+    true = new[new.missed.notna()].labels.map(lambda labels: label in labels)
+    found = new[new.missed.notna()].predicted_labels.map(lambda labels: label in labels)
+    page.until(lambda: page.text("#share") == f"{100 * (true & found).sum() / true.sum():.1f} %")
+    page.clean()
+
+
 def test_a_lasso_on_the_map_selects(page: Page) -> None:
     page.open(run="toy", pane="map")
     page.has(36)

@@ -21,7 +21,23 @@ ROUTES = (
 )
 NAMES = (
     *("step", "true", "pred", "right", "state", "confidence", "loss", "n.year", "n.site", "s.site", "s.year", "q"),
-    *("tag", "suspect", "other", "kind", "was", "lasso", "id", "key", "ids", "side", "column", "columns", "bins"),
+    *(
+        "tag",
+        "suspect",
+        "other",
+        "kind",
+        "was",
+        "lost",
+        "added",
+        "lasso",
+        "id",
+        "key",
+        "ids",
+        "side",
+        "column",
+        "columns",
+        "bins",
+    ),
     *("sort", "desc", "offset", "limit", "class", "axes", "format", "v"),
 )
 LIKELY = (

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import precision_score, recall_score
 
 from predboard.config import RowsConfig
 from predboard.predictions.schema import MULTI_LABEL, Run
 from predboard.predictions.tasks import rows_of
 from predboard.storage.rows import DerivedRowsWriter
+from predboard.tab.pairs import MOVES
 from predboard.tab.rows_command import list_rows
 from tests import toy
 from tests.tab.test_routes import Tab
@@ -32,10 +35,14 @@ def write_logs(folder: Path, steps: tuple[int, ...] = (1, 3), classes: tuple[str
     true, unknown = labels.labels.mask(4)[:, order], labels.unknown.mask(4)[:, order]
     labels = toy.multi_labels(true, unknown, labels.labelled)
     for step in steps:
-        noise = np.random.default_rng(step).normal(size=logits.shape).astype(np.float32)
-        rows = toy.predictions(run, logits[:, order] + noise[:, order], labels, failed=frozenset({2, 79}))
+        rows = toy.predictions(run, (logits + noise(step))[:, order], labels, failed=frozenset({2, 79}))
         writer.write(rows_of(run).derive(run, step, rows))
     writer.close()
+
+
+def noise(step: int) -> NDArray[np.float32]:
+    """[rows, classes] what tells the logits of a step from those of others."""
+    return np.random.default_rng(step).normal(size=(80, 4)).astype(np.float32)
 
 
 def frame(folder: Path, step: int) -> pd.DataFrame:
@@ -111,8 +118,6 @@ def test_the_matrix_counts_what_is_missed_against_what_is_wrongly_predicted(tab:
         assert tab.json("/rows", run="net", **one, right=0)["total"] == images
     assert sorted(tab.json("/order", run="net")["order"]) == [0, 1, 2, 3]
     assert tab.get("/confusion", run="net", other="net@1", axes="old").status_code == 400
-    one_class: dict[str, Any] = {"class": 1}
-    assert tab.get("/curve", run="net", **one_class).status_code == 400
     spread = tab.json("/hist", run="net", column="predicted")
     judged = [sum(n) for n in zip(spread["right"], spread["wrong"], spread["unlabelled"], strict=True)]
     assert judged == [int(data.predicted_labels.dropna().map(lambda labels, i=i: i in labels).sum()) for i in range(4)]
@@ -137,6 +142,62 @@ def test_two_steps_are_compared_by_their_sets_whatever_the_order_of_classes(
     assert (kinds["labels_differ"], kinds["only"]) == (0, 0)
     was_road = both & sets[1].map(lambda names: names is not np.nan and "road" in names, "ignore").eq(True)
     assert tab.json("/rows", run="net", other=other, was=2, state="")["total"] == was_road.sum()
+
+
+@pytest.mark.parametrize("other", ["net@1", "turned@0"])
+def test_decisions_about_a_label_are_counted_and_selected_by_how_they_changed(
+    tab: Tab, logdir: Path, data: pd.DataFrame, other: str
+) -> None:
+    name, step = other.split("@")
+    before = CLASSES[::-1] if name == "turned" else CLASSES
+    old, expected = frame(logdir / name, int(step)), {move: [set() for _ in CLASSES] for move in MOVES}
+    for row, (now, was) in enumerate(zip(data.itertuples(), old.itertuples(), strict=True)):
+        if now.missed is None or was.missed is None:
+            continue
+        sides = [(set(now.missed), set(now.wrongly_predicted))]
+        sides += [tuple({CLASSES.index(before[i]) for i in labels} for labels in (was.missed, was.wrongly_predicted))]
+        (missed, wrong), (was_missed, was_wrong) = sides
+        for move, labels in zip(
+            MOVES, (missed - was_missed, was_missed - missed, was_wrong - wrong, wrong - was_wrong), strict=True
+        ):
+            for label in labels:
+                expected[move][label].add(row)
+    counts = tab.json("/compare", run="net", other=other)["labels"]
+    assert counts == {move: list(map(len, rows)) for move, rows in expected.items()}
+    assert sum(map(sum, counts.values())) > 20
+    narrow = tab.json("/compare", run="net", other=other, true=1, gained=2)["labels"]  # what is counted filters nothing
+    of_water = {row for row, labels in data.labels.items() if labels is not None and 1 in labels}
+    assert narrow == {move: [len(rows & of_water) for rows in of_one] for move, of_one in expected.items()}
+    for move in MOVES:
+        rows = tab.json("/rows", run="net", other=other, limit=1000, **{move: "0,2"})["rows"]
+        assert {row["id"] for row in rows} == expected[move][0] | expected[move][2]
+    flags: dict[str, Any] = {"lost": ("road",), "other": other}
+    records = json.loads(list_rows(RowsConfig(logdir / "net", format="json", **flags)).content)
+    assert {record["row"] for record in records} == expected["lost"][2]
+    refused = tab.get("/rows", run="net", gained=1)
+    assert (refused.status_code, refused.json) == (
+        400,
+        {"error": "gained needs other=RUN@STEP, the step to compare with"},
+    )
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_the_curve_of_a_label_has_its_precision_and_recall(tab: Tab, data: pd.DataFrame, label: int) -> None:
+    run = Run(classes=CLASSES, model="net.py:build", task=MULTI_LABEL)
+    logits, labels = toy.multi_label_table(run, 80, unlabelled=0.1)
+    probability = 1 / (1 + np.exp(-(logits + noise(3))[:, label].astype(np.float64)))
+    judged = data.missed.notna().to_numpy() & ~labels.unknown.mask(4)[:, label]
+    true = labels.labels.mask(4)[judged, label]
+    answer = tab.json("/curve", run="net", **{"class": label})
+    assert answer["of"] == true.sum() > 5
+    assert 500 <= answer["known_from"] < 600
+    for at in (0.6, 0.75, 0.9):
+        every, right = (sum(answer[name][round(at * 1000) :]) for name in ("all", "right"))
+        assert right / every == pytest.approx(precision_score(true, probability[judged] >= at))
+        assert right / answer["of"] == pytest.approx(recall_score(true, probability[judged] >= at))
+    low = sum(answer["right"][200:]) / answer["of"]  # of a true label the probability is stored below the threshold too
+    assert low == pytest.approx(recall_score(true, probability[judged] >= 0.2))
+    assert tab.json("/curve", run="net", right=1, missed=0, confidence=".9..", **{"class": label}) == answer
 
 
 def test_an_open_image_has_the_probability_of_every_label_that_it_has(tmp_path: Path) -> None:

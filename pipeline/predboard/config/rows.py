@@ -84,6 +84,21 @@ class RowsConfig(QueryConfig):
     kind: ChangeKind | None = None
     """How images changed since --other, as `predboard compare` counts them; only: images that --other does not have."""
 
+    was: tuple[str, ...] = ()
+    """Classes that --other predicted, by name or number, separated by commas; -1 is none."""
+
+    lost: tuple[str, ...] = ()
+    """True labels that --other predicted and this step misses, likewise, where images have several labels."""
+
+    gained: tuple[str, ...] = ()
+    """True labels that --other missed and this step predicts, likewise."""
+
+    dropped: tuple[str, ...] = ()
+    """Labels that --other predicted wrongly and this step does not, likewise."""
+
+    added: tuple[str, ...] = ()
+    """Labels that this step predicts wrongly and --other did not, likewise."""
+
     sort: str | None = None
     """Column by which images are sorted, the highest value first; id is the order of the data. Default: as in the tab,
     loss, the worst first; without labels the least confident first, with --suspects the likeliest first."""
@@ -104,5 +119,6 @@ class RowsConfig(QueryConfig):
         """Raise InputError for values that can never work."""
         super().__post_init__()
         check_minimum("limit", self.limit, 1)
-        if self.kind is not None and self.other is None:
-            raise InputError("--kind needs --other RUN@STEP, the step to compare with")
+        for name in ("kind", "was", "lost", "gained", "dropped", "added"):
+            if getattr(self, name) and self.other is None:
+                raise InputError(f"--{name} needs --other RUN@STEP, the step to compare with")

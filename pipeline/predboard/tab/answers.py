@@ -22,7 +22,7 @@ from predboard.tab import selection
 from predboard.tab.columns import ColumnCache, RowsFile, StepRows
 from predboard.tab.log_runs import GROUPS_FILE, LogRun, LogRuns
 from predboard.tab.neighbours import can_compare, find_neighbours
-from predboard.tab.pairs import BY_NAME, KINDS, StepPair
+from predboard.tab.pairs import BY_NAME, KINDS, MOVES, StepPair
 from predboard.tab.query import OWN_NUMBERS, Query
 from predboard.tab.row_classes import ROLES
 from predboard.tab.selection import Mask, QueryInputs
@@ -42,7 +42,7 @@ SEEN_COLUMNS = ("key", "confidence", "loss")
 MASK_BYTES = 8 * 2**20
 """Bytes of the masks of queries in memory, a bit a row: those of some ten clicks on 1,000,000 rows."""
 
-NOT_OUTCOMES = (*ROLES, "right", "state", "kind", "was", *OWN_NUMBERS)
+NOT_OUTCOMES = (*ROLES, "right", "state", "kind", "was", *MOVES, *OWN_NUMBERS)
 """What a query must not ask for where accuracy is computed: it would be that of the right or of the wrong ones."""
 
 
@@ -211,7 +211,7 @@ class View:
         if query.other is None:
             raise InputError("other is missing; expected RUN@STEP, the step to compare with")
         pair = self.runs.pair(step, query.other)
-        mask = self.mask(query.without("kind", "was"), run, step)
+        mask = self.mask(query.without("kind", "was", *MOVES), run, step)
         masks = {"both": pair.old_row >= 0} | {kind: pair.mask(kind) for kind in KINDS}
         counts = {kind: int((m if mask is None else m & mask).sum()) for kind, m in masks.items()}
         both = counts.pop("both")
@@ -221,7 +221,10 @@ class View:
             sentence += f" {pair.other_pictures:,} of them are other pictures of the same name: their files differ."
         if not pair.both:
             sentence = f"No image of {run.name} is in {name}: neither names nor digests of the files agree."
-        return {"kinds": counts, "both": both, "joined_by": pair.joined_by, "sentence": sentence}
+        labels = {}
+        if step.classes.is_multi_label and pair.old.classes.is_multi_label:
+            labels = {move: counts.tolist() for move, counts in selection.moved_counts(pair, mask).items()}
+        return {"kinds": counts, "both": both, "joined_by": pair.joined_by, "sentence": sentence, "labels": labels}
 
     def histogram(self, query: Query, run: LogRun, step: StepRows, column: str, bins: int) -> dict[str, Any]:
         """Return the rows of a query by the value of a column and their verdict."""
@@ -255,7 +258,12 @@ class View:
         """Return how many rows are accepted from each confidence on, and how many of them are right."""
         mask = self.mask(query.without(*NOT_OUTCOMES), run, step)
         curve = selection.threshold_curve(step, mask, index)
-        return {"all": curve.all.tolist(), "right": curve.right.tolist(), "of": curve.rows}
+        return {
+            "all": curve.all.tolist(),
+            "right": curve.right.tolist(),
+            "of": curve.rows,
+            "known_from": curve.known_from,
+        }
 
 
 def describe_run(run: LogRun) -> dict[str, Any]:

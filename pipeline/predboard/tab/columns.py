@@ -359,6 +359,14 @@ class StepRows:
 
         return self.derived(f"sets {name}", make)
 
+    def numbers_of_sets(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the numbers beside a column of lists of classes, float32 [labels of rows that have them].
+
+        Also which rows have them, bool [rows].
+        """
+        lists = self.file.read(self._groups, name).combine_chunks()
+        return as_numpy(lists.flatten()), as_numpy(lists.is_valid().cast(pa.uint8())).astype(bool)
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by index."""

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.config.rows import ChangeKind
+from predboard.errors import InputError
+from predboard.predictions.label_sets import LabelSets
 from predboard.predictions.schema import hash_refs
 from predboard.tab.columns import StepRows
 from predboard.tab.row_classes import FAILED, NO_CODE, RIGHT, WRONG, place_of_names
@@ -24,6 +26,10 @@ BY_NAME = "name of the image"
 
 KINDS = get_args(ChangeKind)
 """How a row differs from that of the same image in another step."""
+
+MOVES = ("lost", "gained", "dropped", "added")
+"""How the decision about one of several labels changed: a true label is missed now, or was; a wrong one was predicted,
+or is now."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,31 @@ class StepPair:
         return {**described, "conf": confidence}
 
     @cached_property
+    def moved(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Row and label, each int64 [decisions], of those that changed in each of the ways of `MOVES`.
+
+        As in `predboard compare`, of images that both steps predicted and know the same of.
+        """
+        if not (self.new.classes.is_multi_label and self.old.classes.is_multi_label):
+            raise InputError(f"{', '.join(MOVES)} ask for labels, and these images have one class each: filter by kind")
+        place = self.old_row
+        judged = (place >= 0) & (self.new.verdict <= WRONG) & (self.old.verdict[place] <= WRONG)
+        at = np.flatnonzero(judged & np.equal(*self.true))
+        changed = {}
+        for role, (now, before) in {"missed": ("lost", "gained"), "wrongly_predicted": ("added", "dropped")}.items():
+            new, old = _sets(self.new, role)[at], _sets(self.old, role, self.new.file.classes)[place[at]]
+            for name, sets in ((now, new.minus(old)), (before, old.minus(new))):
+                changed[name] = at[sets.row], sets.label
+        return changed
+
+    def has_moved(self, move: str, wanted: Sequence[int]) -> NDArray[np.bool_]:
+        """Return for which rows the decision about one of some labels changed in a way, bool [rows]."""
+        rows, labels = self.moved[move]
+        chosen = np.zeros(self.new.rows, bool)
+        chosen[rows[np.isin(labels, wanted)]] = True
+        return chosen
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the arrays, when all are there."""
         return 6 * self.old_row.nbytes
@@ -121,6 +152,15 @@ class StepPair:
             "same": lambda: ~changed,
         }[kind]()
         return np.asarray(paired & alike & chosen)
+
+
+def _sets(step: StepRows, role: str, names: Sequence[str] | None = None) -> LabelSets:
+    """Return the labels that the rows have in a role, as numbers among `names`, without others."""
+    rows, labels = step.classes.entries(role)
+    if names is not None and names != step.file.classes:
+        labels = place_of_names(step.file.classes, names)[labels]
+        rows, labels = rows[labels >= 0], labels[labels >= 0]
+    return LabelSets.from_pairs(rows, labels, step.rows)
 
 
 def pair_steps(new: StepRows, old: StepRows) -> StepPair:

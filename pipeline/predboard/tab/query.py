@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from predboard.errors import InputError
-from predboard.tab.pairs import KINDS
+from predboard.tab.pairs import KINDS, MOVES
 
 STATES = ("failed", "unlabelled", "labelled")
 """Failed rows have no prediction; unlabelled ones have one, but no label; labelled ones have both."""
@@ -70,6 +70,11 @@ class Query:
     """One of `pairs.KINDS`; needs `other`."""
     was: tuple[int, ...] = ()
     """Classes that `other` predicted; needs `other`."""
+    lost: tuple[int, ...] = ()
+    gained: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
+    """Labels about which the decision changed in one of the ways of `pairs.MOVES`; these need `other`."""
     lasso: tuple[tuple[float, float], ...] = ()
     """Corners of a polygon on the map."""
 
@@ -95,7 +100,7 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     ((3,), False, (Range(column='confidence', low=0.9, high=None),))
     """
     own = {"true", "pred", "missed", "wrongly_predicted", *OWN_NUMBERS}
-    own |= {"right", "state", "q", "tag", "suspect", "other", "kind", "was", "lasso"}
+    own |= {"right", "state", "q", "tag", "suspect", "other", "kind", "was", *MOVES, "lasso"}
     for name in own & parameters.keys():
         if len(parameters[name]) > 1:
             raise InputError(f"{name} is given {len(parameters[name])} times: expected once")
@@ -108,7 +113,7 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> Query:
         elif name.startswith("s."):
             values += [Values(name[2:], split_values(text)) for text in texts]
     other = _read_other(given["other"]) if "other" in given else None
-    if other is None and (pointless := [name for name in ("kind", "was") if name in given]):
+    if other is None and (pointless := [name for name in ("kind", "was", *MOVES) if name in given]):
         raise InputError(f"{pointless[0]} needs other=RUN@STEP, the step to compare with")
     return Query(
         true=_read_classes("true", given),
@@ -125,6 +130,7 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> Query:
         other=other,
         kind=_one_of("kind", given, KINDS) or "",
         was=_read_classes("was", given),
+        **{name: _read_classes(name, given) for name in MOVES},
         lasso=_read_lasso(given["lasso"]) if "lasso" in given else (),
     )
 

@@ -49,6 +49,9 @@ class StepColumns(Protocol):
     def sets(self, name: str) -> tuple[LabelSets, NDArray[np.bool_]]:
         """Return a column of lists of classes, [rows], and which rows are not null, bool [rows]."""
 
+    def numbers_of_sets(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return a number for each label of a column of lists of classes, and which rows have these, bool [rows]."""
+
     def derived(self, name: object, make: Callable[[], T]) -> T:
         """Return what is made of columns, and held as they are."""
 
@@ -229,6 +232,9 @@ class OneClass:
 _COLUMNS = dict(zip(ROLES, ("labels", "predicted_labels", "missed", "wrongly_predicted"), strict=True))
 """Column of each role, of rows with sets of labels."""
 
+_PROBABILITIES = {"true": "label_probability", "predicted": "predicted_probability"}
+"""Column of the probabilities of the labels of a role."""
+
 
 class ClassSets:
     """Rows that have several labels each, or none."""
@@ -239,8 +245,8 @@ class ClassSets:
     seen: tuple[str, ...] = tuple(_COLUMNS.values())
     exported: tuple[str, ...] = ROLES
     probabilities: tuple[tuple[str, str], ...] = (
-        ("labels", "label_probability"),
-        ("predicted_labels", "predicted_probability"),
+        ("labels", _PROBABILITIES["true"]),
+        ("predicted_labels", _PROBABILITIES["predicted"]),
     )
 
     def __init__(self, step: StepColumns) -> None:
@@ -308,11 +314,28 @@ class ClassSets:
         return np.where(sets.size > 0, np.append(sets.label, -1)[sets.start[:-1]], -1)
 
     def codes(self, role: str, names: Sequence[str]) -> NDArray[np.integer[Any]]:  # noqa: ARG002  as rows of one class do
-        """Return the sums of the hashes of the names, which do not depend on their order, int64 [rows]."""
-        sets = self._sets(role)
+        """Return the sums of the hashes of the names, which do not depend on their order, int64 [rows].
+
+        Of the true ones, where labels are not the same if others are unknown, also those of the unknown ones.
+        """
+        codes = self._hashes(self._sets(role))
+        if role == "true" and self._step.has("unknown"):
+            codes = codes + 3 * self._hashes(self._step.sets("unknown")[0])
+        return np.where(self._is_known(role), codes, NO_CODE)
+
+    def _hashes(self, sets: LabelSets) -> NDArray[np.int64]:
+        """Return the sum of the hashes of the names of each set, int64 [rows]."""
         hashes = hash_refs(self._step.class_names)[sets.label]
         ends = np.concatenate([[0], np.cumsum(hashes)])  # sums wrap around, and so do their differences
-        return np.where(self._is_known(role), np.diff(ends[sets.start]), NO_CODE)
+        return np.diff(ends[sets.start])
+
+    def probability_of(self, role: str, label: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the rows that have a label in a role, and its probability there, each [rows that do]."""
+        probability, known = self._step.numbers_of_sets(_PROBABILITIES[role])
+        sets = self._sets(role)
+        sets = sets.subset(known[sets.row])
+        at = np.flatnonzero(sets.label == label)
+        return sets.row[at], probability[at]
 
     def names(self, role: str, rows: NDArray[np.integer[Any]]) -> Names:
         """Return the names of the labels of some rows in a role."""

@@ -20,6 +20,7 @@ from predboard.tab.answers import View, image_root_of
 from predboard.tab.columns import StepRows
 from predboard.tab.export import export_rows
 from predboard.tab.log_runs import LogRun
+from predboard.tab.pairs import MOVES
 from predboard.tab.query import OWN_NUMBERS, join_values, read_query
 
 NAME_CHARACTERS = 80
@@ -111,6 +112,8 @@ def _parameters(config: RowsConfig, step: StepRows) -> dict[str, str]:
     """Return the query as the parameters of the tab's address."""
     given = {"other": config.other, "kind": config.kind, "tag": ",".join(config.tag)}
     given |= {"suspect": "1" if config.suspects else ""}
+    for name in ("was", *MOVES):
+        given[name] = _class_numbers(f"--{name}", getattr(config, name), step.file.classes)
     return query_parameters(config, step) | {name: text for name, text in given.items() if text}
 
 

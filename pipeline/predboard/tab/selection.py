@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
 from predboard.tab.columns import StepRows
-from predboard.tab.pairs import StepPair
+from predboard.tab.pairs import MOVES, StepPair
 from predboard.tab.query import Query, Range, Values
-from predboard.tab.row_classes import FAILED, RIGHT, ROLES, UNLABELLED, WRONG
+from predboard.tab.row_classes import FAILED, RIGHT, ROLES, UNLABELLED, WRONG, ClassSets
 from predboard.tab.texts import Texts
 
 Mask = NDArray[np.bool_] | None
@@ -87,8 +87,12 @@ def _clauses(query: Query, step: StepRows, inputs: QueryInputs) -> Iterator[NDAr
         yield _needed(inputs.pair, "there is nothing to compare with").mask(query.kind)
     if query.was:
         pair = _needed(inputs.pair, "there is nothing to compare with")
-        _has_class(step, "predicted", query.was)
+        _check_classes(step, query.was)
         yield pair.old_has(query.was)
+    for move in MOVES:
+        if wanted := getattr(query, move):
+            _check_classes(step, wanted)
+            yield _needed(inputs.pair, "there is nothing to compare with").has_moved(move, wanted)
     if query.lasso:
         points = _needed(inputs.points, "there is no map of this step")
         yield is_inside(points, np.array(query.lasso))
@@ -101,10 +105,14 @@ def _needed(value: Any, why_not: str) -> Any:
 
 
 def _has_class(step: StepRows, role: str, wanted: Sequence[int]) -> NDArray[np.bool_]:
+    _check_classes(step, wanted)
+    return step.classes.has(role, wanted)
+
+
+def _check_classes(step: StepRows, wanted: Sequence[int]) -> None:
     classes = len(step.file.classes)
     if wrong := [index for index in wanted if index >= classes]:
         raise InputError(f"there is no class {wrong[0]}: expected 0 to {classes - 1}, or -1 for none")
-    return step.classes.has(role, wanted)
 
 
 def _is_between(step: StepRows, span: Range) -> NDArray[np.bool_]:
@@ -279,7 +287,7 @@ def confusion(step: StepRows, mask: Mask) -> NDArray[np.int32]:
 def change_matrix(pair: StepPair, mask: Mask) -> NDArray[np.int32]:
     """Count old predictions against new ones, int32 [3, cells]: old class, new class, images."""
     if pair.new.classes.is_multi_label:
-        raise InputError("there is no matrix of changes where images have several labels: filter by kind and was")
+        raise InputError("there is no matrix of changes where images have several labels: /compare counts each label")
     classes = len(pair.new.file.classes)
     old, new = pair.predicted
     known = (old >= 0) & (new >= 0)
@@ -288,6 +296,15 @@ def change_matrix(pair: StepPair, mask: Mask) -> NDArray[np.int32]:
     cell = old[known].astype(np.int64) * classes + new[known]
     cells, counts = np.unique(cell, return_counts=True)
     return np.stack([cells // classes, cells % classes, counts]).astype(np.int32)
+
+
+def moved_counts(pair: StepPair, mask: Mask) -> dict[str, NDArray[np.int64]]:
+    """Count the images in which the decision about each label changed, int64 [labels], in the ways of `MOVES`."""
+    labels = len(pair.new.file.classes)
+    return {
+        move: np.bincount(label if mask is None else label[mask[rows]], minlength=labels)
+        for move, (rows, label) in pair.moved.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -374,6 +391,8 @@ class ThresholdCurve:
     right: NDArray[np.int64]  # [CURVE_BINS] right ones among them
     rows: int
     """Labelled rows, or those of the class."""
+    known_from: int = 0
+    """Bin from which on `all` has them all: below it a label is not predicted, and its probability not stored."""
 
 
 def threshold_curve(step: StepRows, mask: Mask, index: int | None = None) -> ThresholdCurve:
@@ -382,16 +401,32 @@ def threshold_curve(step: StepRows, mask: Mask, index: int | None = None) -> Thr
     if mask is not None:
         labelled &= mask
     rows = int(labelled.sum())
+    if index is not None and isinstance(step.classes, ClassSets):
+        return _label_curve(step.classes, labelled, index)
     if index is not None:
-        if step.classes.is_multi_label:
-            raise InputError("there is no curve of one class where images have several labels: leave class out")
         rows = int((labelled & _has_class(step, "true", [index])).sum())
         labelled &= _has_class(step, "predicted", [index])
 
     def place() -> NDArray[np.uint16]:
-        confidence = np.nan_to_num(step.numbers("confidence"))
-        at = np.clip((confidence * np.float32(CURVE_BINS)).astype(np.int32), 0, CURVE_BINS - 1)
+        at = _curve_bins(np.nan_to_num(step.numbers("confidence")))
         return np.asarray((at * 2 + (step.verdict == RIGHT)).astype(np.uint16))
 
     counts = np.bincount(step.derived("curve", place)[labelled], minlength=2 * CURVE_BINS).reshape(-1, 2)
     return ThresholdCurve(counts.sum(axis=1), counts[:, 1], rows)
+
+
+def _curve_bins(probability: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return the bin of the curve of each probability, int32 [...]."""
+    return np.asarray(np.clip((probability * np.float32(CURVE_BINS)).astype(np.int32), 0, CURVE_BINS - 1))
+
+
+def _label_curve(classes: ClassSets, labelled: NDArray[np.bool_], label: int) -> ThresholdCurve:
+    """Count the images that have one of several labels by its probability, and those that are predicted to have it."""
+    has, of_true = classes.probability_of("true", label)
+    predicted, of_predicted = classes.probability_of("predicted", label)
+    # A label of which it is not known whether it applies is no decision.
+    judged = classes.has("true", [label]) | classes.has("wrongly_predicted", [label])
+    right = np.bincount(_curve_bins(of_true[labelled[has]]), minlength=CURVE_BINS)
+    bins = _curve_bins(of_predicted)
+    every = np.bincount(bins[(labelled & judged)[predicted]], minlength=CURVE_BINS)
+    return ThresholdCurve(every, right, int(right.sum()), int(bins.min(initial=CURVE_BINS)))

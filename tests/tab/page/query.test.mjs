@@ -96,5 +96,6 @@ test('a selection is a command that a shell takes, or none', () => {
   );
   assert.ok(say({pred: '1'}).includes(`'--predicted=O'\\''Hara, creek'`));
   assert.ok(say({true: '-1', q: '$(x)'}).includes("--true=-1 '--text=$(x)'"));
-  for (const view of [{lasso: '1,2,3,4,5,6'}, {was: '1'}, {true: '0,1'}, {'s.site': 'a,b'}]) assert.equal(say(view), '');
+  assert.ok(say({other: 'net@9', was: '0', lost: '2'}).includes('--other=net@9 --was=River --lost=0'));
+  for (const view of [{lasso: '1,2,3,4,5,6'}, {true: '0,1'}, {'s.site': 'a,b'}]) assert.equal(say(view), '');
 });

@@ -2,7 +2,6 @@
 /** The line above all views: run, step, comparison, verdict, search; and below it what is selected, as chips. It knows
  * nothing of rows but how many there are. */
 import {computed, effect, h, icon} from './elements.js';
-import {getJson, resource} from './api.js';
 import {commandOf} from './command.js';
 import {copy} from './host.js';
 import {
@@ -16,7 +15,6 @@ import {
   logdir,
   message,
   query,
-  queryWithout,
   run,
   runs,
   showAs,
@@ -24,10 +22,9 @@ import {
   step,
   suspected,
   usable,
-  version,
   view,
 } from './state.js';
-import {chipWords, classesOf, cleared, filtersOf, filterWords, images, KINDS, SCORES} from './query.js';
+import {chipWords, classesOf, cleared, filtersOf, images, SCORES, uncompared} from './query.js';
 import {CROSS, GRID, LINES, side, setSide} from './gallery.js';
 import {groupWith} from './groups.js';
 import {acted, tagMenu} from './tags.js';
@@ -75,7 +72,7 @@ function runSelect() {
         const picked = runs.peek()?.[Number(e.target.value)];
         if (!picked) return;
         if (picked.kind === 'run')
-          go({run: picked.name, step: '', ...(view.peek().other ? {other: '', kind: '', was: ''} : {}), image: ''});
+          go({run: picked.name, step: '', ...(view.peek().other ? uncompared : {}), image: ''});
         else if (picked.new && picked.old) {
           const at = picked.new.lastIndexOf('@');
           go({
@@ -145,7 +142,7 @@ function compareSelect() {
         go(
           e.target.value
             ? {other: e.target.value}
-            : {other: '', kind: '', was: '', ...(view.peek().pane === 'changes' ? {pane: ''} : {})},
+            : {...uncompared, ...(view.peek().pane === 'changes' ? {pane: ''} : {})},
         ),
     },
     () => {
@@ -286,7 +283,7 @@ function exportMenu() {
       () =>
         command.value
           ? h('button', {class: 'line', onclick: () => copied(command.peek(), 'Command copied')}, 'copy the command')
-          : h('p', {class: 'faint'}, 'No command selects by a region of the map, or by what was predicted before.'),
+          : h('p', {class: 'faint'}, 'No command makes this selection.'),
       h('p', {class: 'faint'}, 'With ', h('code', null, '--copy-to DIR'), ' it copies the image files too.'),
     ),
   );
@@ -405,46 +402,4 @@ function sortSelect() {
         ),
     ),
   );
-}
-
-export function comparison() {
-  const counts = resource(
-    () =>
-      view.value.other && query.value
-        ? `compare?${queryWithout('kind', 'was')}&v=${encodeURIComponent(version.value)}`
-        : '',
-    getJson,
-  );
-  return h('div', {class: 'bar kinds', hidden: () => !view.value.other, 'data-stale': () => counts.value.stale}, () => {
-    const {data, error} = counts.value;
-    if (error) return h('p', {class: 'notice'}, error);
-    if (!data) return h('span', {class: 'faint'}, 'Comparing…');
-    if (!data.joined_by) return h('p', {class: 'notice'}, data.sentence);
-    return [
-      h(
-        'span',
-        {class: 'faint'},
-        `${images(data.both)}${filterWords(view.value, ['kind', 'was'], className)} in both`,
-        /name/.test(data.joined_by) ? '' : `, by ${data.joined_by}`,
-        ':',
-      ),
-      Object.entries(KINDS)
-        .filter(([kind]) => data.kinds[kind] || ['fixed', 'broken'].includes(kind))
-        .map(([kind, [words, title]]) =>
-          h(
-            'button',
-            {
-              id: `kind-${kind}`,
-              class: kind === 'fixed' ? 'right' : kind === 'broken' ? 'wrong' : '',
-              title,
-              'aria-pressed': () => view.value.kind === kind,
-              onclick: () => go({kind: view.peek().kind === kind ? '' : kind}),
-            },
-            words,
-            ' ',
-            h('span', {class: 'number'}, data.kinds[kind].toLocaleString('en')),
-          ),
-        ),
-    ];
-  });
 }

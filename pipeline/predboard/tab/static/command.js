@@ -1,9 +1,10 @@
 // @ts-check
 /** A selection as a command that makes it again in a terminal. It knows neither the page nor the server. */
-import {classesOf, filtersOf, parseValues, SCORES} from './query.js';
+import {classesOf, filtersOf, MOVES, parseValues, SCORES} from './query.js';
 
 /** @type {Record<string, string>} */
 const CLASSES = {true: 'true', pred: 'predicted', missed: 'missed', wrongly_predicted: 'wrongly-predicted'};
+for (const key of ['was', ...Object.keys(MOVES)]) CLASSES[key] = key;
 
 /** What a flag takes as it is. @type {Record<string, string>} */
 const SAME = {state: 'state', kind: 'kind', q: 'text', tag: 'tag'};
@@ -23,7 +24,7 @@ function flagsOf(key, value, classes) {
   if (key === 'right') return [value === '1' ? '--right' : '--wrong'];
   if (key === 'suspect') return ['--suspects'];
   if (Object.hasOwn(SAME, key)) return [`--${SAME[key]}=${value}`];
-  if (!/^[sn]\./.test(key)) return null; // a region of the map, or what was predicted before
+  if (!/^[sn]\./.test(key)) return null; // a region of the map
   const column = key.slice(2);
   const wanted = key[0] === 'n' ? [value] : parseValues(value).map(one => one ?? '');
   if (/[,=]/.test(column) || wanted.some(one => one.includes(','))) return null;

@@ -31,7 +31,8 @@ import {
   view,
 } from './state.js';
 import {filtersOf} from './query.js';
-import {bar, chips, comparison, copyLink, otherStep} from './bar.js';
+import {bar, chips, copyLink, otherStep} from './bar.js';
+import {comparison} from './comparison.js';
 import {matrix} from './matrix.js';
 import {CHANGE, pairs, TRUTH} from './pairs.js';
 import {columnsPane, predicted, scores} from './histogram.js';
@@ -159,7 +160,8 @@ const PANES = {
   threshold: 'threshold',
 };
 
-function left() {
+/** @param {HTMLElement} changed the changes by label */
+function left(changed) {
   const tabs = h(
     'div',
     {class: 'tabs', role: 'tablist', 'aria-label': 'Views'},
@@ -188,6 +190,7 @@ function left() {
       matrix(TRUTH),
       predicted(),
       matrix(CHANGE),
+      changed,
       pairs(),
       map(),
       columnsPane(),
@@ -231,6 +234,7 @@ export async function render() {
   followSelection();
   const pictures = gallery();
   const lines = table();
+  const changed = comparison();
   document.body.append(
     h(
       'div',
@@ -240,11 +244,11 @@ export async function render() {
         {class: 'app', hidden: () => !usable.value.length},
         h('h1', {class: 'unseen'}, 'Predictions'),
         bar(),
-        comparison(),
+        changed.line,
         h(
           'main',
           {class: () => (view.value.image ? 'with-detail' : '')},
-          left(),
+          left(changed.pane),
           h('section', {class: 'middle', 'aria-label': 'images'}, chips(), pictures.box, lines.box, chosenBar()),
           detail(),
         ),

@@ -13,7 +13,7 @@ const LEAST = 4; // classes that are shown when zoomed in most
 /** @param {Axes} axes */
 export function matrix(axes) {
   const shownNow = () =>
-    (pane.value || 'matrix') === axes.name && (Boolean(axes.axes) || run.value?.labelled !== false);
+    (pane.value || 'matrix') === axes.name && (axes.axes ? !run.value?.multi_label : run.value?.labelled !== false);
   const cells = resource(() => {
     if (!shownNow() || (axes.axes && !view.value.other)) return '';
     const asked = queryWithout(axes.rowKey, axes.columnKey);

@@ -3,6 +3,20 @@
 
 export const SCORES = ['confidence', 'loss', 'margin', 'entropy'];
 
+/** How decisions about one of several labels changed, the good ones first. @type {Record<string, string>} */
+export const MOVES = {
+  gained: 'missed before, predicted now',
+  dropped: 'wrongly predicted before, not now',
+  lost: 'predicted before, missed now',
+  added: 'wrongly predicted now, not before',
+};
+
+/** Filters that need a comparison. */
+export const COMPARED = ['kind', 'was', ...Object.keys(MOVES)];
+
+/** What takes the comparison away. @type {View} */
+export const uncompared = Object.fromEntries(['other', ...COMPARED].map(key => [key, '']));
+
 /** Filters in the order of their chips. `other` alone filters nothing. */
 const FILTERS = [
   'true',
@@ -13,6 +27,7 @@ const FILTERS = [
   'state',
   'kind',
   'was',
+  ...Object.keys(MOVES),
   ...SCORES,
   'q',
   'tag',
@@ -159,6 +174,7 @@ export function chipWords(key, view, name) {
   if (key === 'pred') return value === '-1' ? 'no prediction' : `predicted: ${classWords(value, name)}`;
   if (key === 'missed' || key === 'wrongly_predicted')
     return `${key.replace('_', ' ')}: ${value === '-1' ? 'nothing' : classWords(value, name)}`;
+  if (key in MOVES) return `${key}: ${classWords(value, name)}`;
   if (key === 'was') return `before: ${classWords(value, name)}`;
   if (key === 'right') return value === '1' ? 'right' : 'wrong';
   if (key === 'state') return own(STATES, value) ?? value;

@@ -3,7 +3,7 @@
  * needed. It knows nothing of elements. */
 import {computed, effect, signal, untracked} from './elements.js';
 import {addressOf, onAddress, readHash, writeHash} from './host.js';
-import {classesOf, isFilter, queryText, SCORES, toggled} from './query.js';
+import {classesOf, isFilter, MOVES, queryText, SCORES, toggled} from './query.js';
 import {getJson, isAborted, pictured, runKey} from './api.js';
 
 /** Keys of the address that filter nothing: what is shown, then how (matrix, threshold, map). `image` is the
@@ -87,8 +87,7 @@ export const version = computed(() => (run.value ? run.value.version : ''));
 export const panes = computed(() => {
   const labelled = run.value?.labelled !== false;
   const {other} = view.value;
-  const changes = other && !run.value?.multi_label;
-  const has = {'': true, pairs: labelled, changes, map: run.value?.has.map, columns: true, threshold: labelled};
+  const has = {'': true, pairs: labelled, changes: other, map: run.value?.has.map, columns: true, threshold: labelled};
   return Object.entries(has).flatMap(([name, offered]) => (offered ? [name] : []));
 });
 export const pane = computed(() => (panes.value.includes(view.value.pane) ? view.value.pane : ''));
@@ -146,9 +145,10 @@ function lost(change, before) {
   const gone = Object.keys(change).some(isFilter) ? {image: ''} : {};
   if ('run' in change || 'step' in change)
     Object.assign(gone, {lasso: '', suspect: ''}, before.sort === 'suspect' ? {sort: ''} : {});
+  const moves = Object.fromEntries(Object.keys(MOVES).map(key => [key, '']));
   const other = change.run && usable.peek().find(one => one.name === change.run);
   if (other && String(other.classes) !== String(run.peek()?.classes))
-    Object.assign(gone, {true: '', pred: '', missed: '', wrongly_predicted: '', was: '', class: ''});
+    Object.assign(gone, {true: '', pred: '', missed: '', wrongly_predicted: '', was: '', ...moves, class: ''});
   return gone;
 }
 

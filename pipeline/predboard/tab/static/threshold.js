@@ -3,21 +3,23 @@
 import {colour, computed, effect, h, prepare, sizeOf} from './elements.js';
 import {failure, getJson, resource} from './api.js';
 import {dark, go, pane, queryWithout, run, version, view} from './state.js';
-import {images, percent, SCORES} from './query.js';
+import {COMPARED, images, percent, SCORES} from './query.js';
 
-const OUTCOMES = ['right', ...SCORES, 'kind', 'was', 'state'];
+const OUTCOMES = ['right', ...SCORES, ...COMPARED, 'state'];
 const IGNORED = ['true', 'pred', 'missed', 'wrongly_predicted', ...OUTCOMES];
 const [LEFT, RIGHT, TOP, BOTTOM] = [34, 8, 8, 20];
 
-/** @param {{all: number[], right: number[], of: number}} bins */
-function fromAbove({all, right, of}) {
+/** Below `known_from` one of several labels is not predicted, and how many would be is not known.
+ * @param {{all: number[], right: number[], of: number, known_from: number}} bins */
+function fromAbove({all, right, of, known_from: from}) {
   const n = all.length;
   const [accepted, correct] = [new Float64Array(n + 1), new Float64Array(n + 1)];
   for (let i = n - 1; i >= 0; i--) {
     accepted[i] = accepted[i + 1] + all[i];
     correct[i] = correct[i + 1] + right[i];
   }
-  return {accepted, correct, of, n};
+  accepted.fill(Number.NaN, 0, from);
+  return {accepted, correct, of, n, from: from / n};
 }
 
 export function threshold() {
@@ -31,7 +33,10 @@ export function threshold() {
     },
     async (address, abort) => fromAbove(await getJson(address, abort)),
   );
-  const at = computed(() => Math.min(1, Math.max(0, Number.parseFloat(view.value.at ?? '') || 0.5)));
+  const at = computed(() => {
+    const asked = Number.parseFloat(view.value.at ?? '');
+    return Math.min(1, Math.max(0, Number.isFinite(asked) ? asked : Math.max(0.5, curve.value.data?.from ?? 0)));
+  });
   const canvas = h('canvas', {
     class: 'curve',
     'aria-hidden': 'true',
@@ -55,6 +60,8 @@ export function threshold() {
       draw(canvas, curve.value.data, at.value, size.value, Boolean(view.value.class));
   });
   const ofClass = () => Boolean(view.value.class);
+  const several = () => Boolean(run.value?.multi_label);
+  const ofLabel = () => ofClass() && several();
   const now = computed(() => {
     const data = curve.value.data;
     if (!data) return null;
@@ -75,10 +82,10 @@ export function threshold() {
       {class: 'options'},
       h(
         'label',
-        {hidden: () => run.value?.multi_label},
+        null,
         'of ',
         h('select', {'aria-label': 'Class', onchange: e => go({class: e.target.value}, true)}, () => [
-          h('option', {value: ''}, 'all classes'),
+          h('option', {value: ''}, several() ? 'all labels' : 'all classes'),
           (run.value?.classes ?? []).map((name, i) =>
             h('option', {value: i, selected: view.value.class === String(i)}, name.slice(0, 100)),
           ),
@@ -131,7 +138,9 @@ export function threshold() {
         null,
         h('th', {scope: 'row'}, 'accepted'),
         h('td', null, () =>
-          now.value ? `${images(now.value.accepted)}${ofClass() ? ' predicted as the class' : ''}` : '–',
+          now.value && Number.isFinite(now.value.accepted)
+            ? images(now.value.accepted) + (ofClass() ? ` predicted as the ${several() ? 'label' : 'class'}` : '')
+            : '–',
         ),
       ),
     ),
@@ -140,19 +149,35 @@ export function threshold() {
       {class: 'inline'},
       h(
         'button',
-        {id: 'wrong-above', onclick: () => go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()})},
-        'Show what is wrong above',
+        {
+          id: 'wrong-above',
+          onclick: () =>
+            ofLabel()
+              ? go({missed: '', wrongly_predicted: view.peek().class})
+              : go({confidence: `${at.peek()}..`, right: '0', true: '', ...pred()}),
+        },
+        () => (ofLabel() ? 'Show where it is wrongly predicted' : 'Show what is wrong above'),
       ),
       h(
         'button',
-        {id: 'right-below', onclick: () => go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()})},
-        'Show what is right below',
+        {
+          id: 'right-below',
+          onclick: () =>
+            ofLabel()
+              ? go({missed: view.peek().class, wrongly_predicted: ''})
+              : go({confidence: `..${at.peek()}`, right: '1', true: '', ...pred()}),
+        },
+        () => (ofLabel() ? 'Show where it is missed' : 'Show what is right below'),
       ),
     ),
     h(
       'p',
       {class: 'faint'},
       'Filters by class, verdict and score do not count here: a curve of wrong images alone says nothing.',
+      () =>
+        ofLabel()
+          ? ' By the probability of the label; below that from which it is predicted only the recall is known.'
+          : '',
     ),
   );
 }

@@ -134,7 +134,7 @@ type DrawSpread = (
   dark: boolean,
 ) => void;
 /** Counts from each of `n` confidences upwards. */
-type Curve = {accepted: Float64Array; correct: Float64Array; of: number; n: number};
+type Curve = {accepted: Float64Array; correct: Float64Array; of: number; n: number; from: number};
 type DrawCurve = (canvas: HTMLCanvasElement, data: Curve, at: number, size: Size, ofClass: boolean) => void;
 /** The row near a place, among those selected; -1 if none is. */
 type Nearest = (
