@@ -239,6 +239,17 @@ def test_one_hot_columns_are_listed(tmp_path: Path) -> None:
     refused("label_0, label_1 could be: name it", tmp_path, tmp_path / "a.csv", scores="probabilities")
 
 
+@pytest.mark.parametrize("task", ["single-label", "multi-label"])
+def test_columns_of_0_and_1_that_are_named_like_classes_are_no_scores(task: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (tmp_path / "a.csv").write_text("cat,dog,out_cat,out_dog\n1,0,.9,.1\n0,1,.2,.8\n1,0,.7,.3\n")
+    options: dict[str, Any] = {"scores": "probabilities", "classes": tmp_path / "names.txt", "task": task}
+    refused("which are the scores.*--score-column 'out_", tmp_path, tmp_path / "a.csv", **options)
+    if task == "multi-label":
+        frame = run(tmp_path, tmp_path / "a.csv", score_column="out_*", **options)
+        assert [list(labels) for labels in frame["labels"]] == [[0], [1], [0]]
+
+
 def test_empty_lists_are_no_scores(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"label": 0, "logits": []}, {"label": 1, "logits": []}]))
     refused("'logits' of .*a.json has empty lists", tmp_path, tmp_path / "a.json")

@@ -15,7 +15,7 @@ import pytest
 from predboard import open_predictions
 from predboard.predictions.schema import hash64
 from tests import toy
-from tests.ingest.examples import NAMES, make, refused, run, run_logged, save_npz, save_torch
+from tests.ingest.examples import NAMES, ROWS, make, refused, run, run_logged, save_npz, save_torch
 
 
 def _by_image(rows: pd.DataFrame) -> dict[str, str]:
@@ -152,6 +152,29 @@ def test_labels_of_some_images_only(tmp_path: Path) -> None:
     assert frame["label"].fillna(-1).tolist() == [c if i % 2 else -1 for i, c in enumerate(label)]
     pd.DataFrame({"path": image[:2] * 20, "label": label}).to_csv(tmp_path / "y.csv", index=False)
     refused("no labels for these images, or several", tmp_path / "x", tmp_path / "a.npz", labels=tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize("options", [{}, {"task": "multi-label"}])
+def test_one_file_name_of_two_images_joins_no_label(options: dict[str, Any], tmp_path: Path) -> None:
+    logits, label, _ = make()
+    images = [f"{folder}/{i:03}.png" for i in range(ROWS // 2) for folder in ("left", "right")]
+    np.savez(tmp_path / "a.npz", logits=logits, files=images)
+    half = {"path": [f"{i:03}.png" for i in range(ROWS // 2)], "label": label[: ROWS // 2]}
+    pd.DataFrame(half).to_csv(tmp_path / "y.csv", index=False)
+    words = "000.png is the name of several images .left/000.png, right/000.png.: expected the path"
+    refused(words, tmp_path, tmp_path / "a.npz", labels=tmp_path / "y.csv", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"task": "multi-label"}])
+def test_labels_whose_images_the_scores_do_not_name_are_joined_with_a_warning(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    logits, label, image = make()
+    np.savez(tmp_path / "a.npz", logits=logits)
+    pd.DataFrame({"path": image, "label": label}).to_csv(tmp_path / "y.csv", index=False)
+    _, lines = run_logged(tmp_path, tmp_path / "a.npz", labels=tmp_path / "y.csv", **options)
+    words = f"as y.csv does, so that order alone joins them: row 0 with {image[0]}, row 1"
+    assert len([line for line in lines if words in line]) == 1
 
 
 def test_labels_that_disagree(tmp_path: Path) -> None:

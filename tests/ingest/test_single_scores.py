@@ -120,6 +120,20 @@ def test_a_column_named_after_a_class_speaks_for_it(tmp_path: Path, classes: Pat
     assert warning.endswith("use --positive cat")
 
 
+@pytest.mark.parametrize("positive", ["not_cat", "non-cat", "wild cat"])
+def test_a_column_speaks_for_the_longest_name_in_which_it_ends(positive: str, tmp_path: Path) -> None:
+    z, label = rows()
+    names = np.where(label == 1, positive, "cat")
+    pd.DataFrame({f"prob_{positive}": sigmoid(z), "label": names}).to_csv(tmp_path / "p.csv", index=False)
+    _, lines = run_logged(tmp_path, tmp_path / "p.csv", scores="probabilities", score_column=f"prob_{positive}")
+    assert f"the score speaks for {positive} (the name of the column 'prob_{positive}')" in lines
+    assert not [line for line in lines if line.startswith("warning")]
+    (step,) = open_run(tmp_path / "out")
+    frame = pd.read_parquet(tmp_path / "out")
+    said = np.array(step.run.classes)[frame["predicted"]] == positive
+    assert said.tolist() == (z > 0).tolist()
+
+
 def test_the_precision_is_that_of_the_saved_column(tmp_path: Path, classes: Path) -> None:
     z, label = rows()
     np.savez(tmp_path / "p.npz", prob=sigmoid(z).astype(np.float16), label=label)

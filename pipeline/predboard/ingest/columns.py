@@ -242,7 +242,8 @@ def choose_score_columns(types: ColumnTypes, request: ColumnRequest, file: Path)
         end = r"[_.\- ](.+)|(\d+)" if any_end else r"[_.\- ]?(\d+)()"
         if matched := match_columns(types.numbers, re.compile(f"{usual}(?:{end})", re.IGNORECASE), request.classes):
             return matched
-    if len(request.classes) > 1 and all(name in types.numbers for name in request.classes):
+    named = len(request.classes) > 1 and all(name in types.numbers for name in request.classes)
+    if named and any(name in types.floats for name in request.classes):  # columns of 0 and 1 are labels
         return ScoreColumns(request.classes, request.classes)
     if matched := match_columns([n for n in types.numbers if n.isdigit()], re.compile(r"(\d+)()")):
         return matched

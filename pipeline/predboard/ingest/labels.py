@@ -22,15 +22,12 @@ from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_ref
 from predboard.images.unread_labels import NO_COLUMN
 from predboard.ingest import columns, multi_label, scores
 from predboard.ingest.columns import abbreviate
-from predboard.ingest.joined_rows import canonical_texts, file_name, join_rows
+from predboard.ingest.joined_rows import SHOWN_PAIRS, canonical_texts, file_name, join_rows
 from predboard.ingest.saved_scores import SavedScores
 from predboard.ingest.single_scores import count_classes
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import Labels
 from predboard.predictions.schema import MULTI_LABEL, ROW_NUMBERS, hash_refs, rename_reserved_columns
-
-_SHOWN_PAIRS = 3
-"""Rows and images that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ def _align(
                 "images, each once, or the same order"
             )
     if all(path is None for path in own):
-        pairs = ", ".join(f"row {row} with {ref}" for row, ref in enumerate(listed[:_SHOWN_PAIRS]))
+        pairs = ", ".join(f"row {row} with {ref}" for row, ref in enumerate(listed[:SHOWN_PAIRS]))
         log(f"warning: {file.name} does not name its images, so that order alone joins them: {pairs}: check these")
     return image_list
 
@@ -332,7 +329,7 @@ def _given_labels(
 ) -> _Given:
     """Return the labels from the first place that has them: --labels, the folders, the file itself, --images."""
     if config.labels is not None:
-        given = _labels_from_file(config, config.labels, refs, classes)
+        given = _labels_from_file(config, config.labels, refs, classes, log)
         if unknown := given.values.count(-1):
             log(f"warning: {plural(unknown, 'row has', 'rows have')} no label in {config.labels.name}")
         return given
@@ -368,7 +365,13 @@ def _indices(values: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
     return np.array(label, np.int32)
 
 
-def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | None], classes: Sequence[str]) -> _Given:
+def _labels_from_file(
+    config: ImportConfig,
+    file: Path,
+    refs: Sequence[str | None],
+    classes: Sequence[str],
+    log: Callable[[str], None],
+) -> _Given:
     """Return the labels of another file, joined by image path where both have one, else in the order of the rows."""
     table = scores.read_columns(file, config.max_read_gb)
     names = table.column_names
@@ -385,7 +388,7 @@ def _labels_from_file(config: ImportConfig, file: Path, refs: Sequence[str | Non
     given = _Given(parsed.values, file.name, parsed.names, column, parsed.reading, parsed.note)
     image = find_usual([name for name in names if name != label], columns.IMAGE_COLUMN_NAMES)
     listed = None if image is None else table.column(image).to_pylist()
-    rows = join_rows(file, listed, len(given.values), refs)
+    rows = join_rows(file, listed, len(given.values), refs, log)
     return replace(given, values=[given.values[row] if row >= 0 else -1 for row in rows.tolist()])
 
 

@@ -62,7 +62,7 @@ def read_multi_labels(
         sets, images = label_set_columns.read_label_file(
             config.labels, label_options(config), known, config.max_read_gb
         )
-        rows = join_rows(config.labels, images, len(sets), refs)
+        rows = join_rows(config.labels, images, len(sets), refs, log)
         if missing := int((rows < 0).sum()):
             log(f"warning: {plural(missing, 'row has', 'rows have')} no label in {config.labels.name}")
     if sets is None:

@@ -19,6 +19,10 @@ from predboard.ingest.saved_scores import SavedScores
 from predboard.ingest.validation import ScoreArray
 from predboard.predictions.positive_class import choose_positive
 
+_WORD = re.compile(r"[^\W_]+")
+_NEGATIONS = ["no"], ["non"], ["not"], ["without"]
+"""Words before the name of a class that make its opposite of it."""
+
 
 @dataclass(frozen=True)
 class Positive:
@@ -94,12 +98,27 @@ def find_positive(asked: str | None, classes: tuple[str, ...], column: str) -> P
     """
     if asked is not None:
         return Positive(classes, choose_positive(classes, asked), "--positive", assumed=False)
-    words = re.split(r"[_.\- ]", column.casefold())
-    after = [name for name in classes if name.casefold() in (words[-1], column.casefold())]
-    if len(after) == 1:
-        recorded = choose_positive(classes, after[0])
+    if (named := _named_after(column, classes)) is not None:
+        recorded = choose_positive(classes, named)
         return Positive(classes, recorded, f"the name of the column {column!r}", assumed=False)
     return Positive(classes)
+
+
+def _named_after(column: str, classes: Sequence[str]) -> str | None:
+    """Return the class in whose name, of one word or several, that of a column ends; None if that is not clear.
+
+    >>> _named_after("prob_not_dog", ("dog", "not_dog")), _named_after("p(Red Ant)", ("ant", "red_ant"))
+    ('not_dog', 'red_ant')
+    >>> _named_after("prob_not_spam", ("ham", "spam")), _named_after("score", ("ham", "spam"))
+    (None, None)
+    """
+    words = _WORD.findall(column.casefold())
+    of_class = {name: _WORD.findall(name.casefold()) for name in classes}
+    ending = [name for name, end in of_class.items() if end and words[-len(end) :] == end]
+    longest = max((len(of_class[name]) for name in ending), default=0)
+    meant = [name for name in ending if len(of_class[name]) == longest]
+    is_clear = len(meant) == 1 and words[-longest - 1 : -longest] not in _NEGATIONS
+    return meant[0] if is_clear else None
 
 
 def spread(saved: SavedScores, kind: ImportedKind, positive: int) -> SavedScores:
