@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from predboard.config import EmptyCell
+from predboard.errors import InputError
+from predboard.images.datasets import DatasetSource, make_manifest
 from predboard.images.label_items import read_item
+from predboard.images.label_lists import LabelOptions
+from predboard.images.manifest import SourceOptions
 
 CLASSES = ("cat", "dog", "bee")
 
@@ -70,3 +74,21 @@ def test_nan_means_what_the_user_says(empty: EmptyCell, unknown: list[int]) -> N
 def test_what_could_be_meant_otherwise_is_refused(value: Any, classes: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_item(value, classes)
+
+
+def test_targets_with_minus_1_for_every_label_that_does_not_apply_are_refused() -> None:
+    class Data(list[Any]):
+        targets = np.where(np.arange(60).reshape(20, 3) % 2, 1, -1)
+
+    def labels(targets: Any, empty: EmptyCell | None = None) -> Any:
+        Data.targets = targets
+        return make_manifest(DatasetSource(Data(range(20)), "d.py:val"), SourceOptions(sets=LabelOptions(empty=empty)))
+
+    signed = Data.targets
+    with pytest.raises(InputError, match=r"d\.py:val has 1 and −1 for each class and no 0"):
+        labels(signed)
+    with_0 = signed.copy()
+    with_0[3] = 0
+    known_only = np.where(signed < 0, np.nan, 1.0)
+    for targets, empty in ((with_0, None), (known_only, "unknown")):
+        assert labels(targets, empty).label.unknown.size[0] == 2

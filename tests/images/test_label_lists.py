@@ -42,6 +42,7 @@ def test_marks_of_the_only_class_are_no_indices(cells: list[Any]) -> None:
     assert sets(read({"labels": cells}, ("cat",))) == [[], ["cat"], None]
     assert sets(read({"labels": cells[:1]}, ("cat",))) == [[]]
     assert sets(read({"labels": ["0", "0|0"]}, ("cat",), separator="|")) == [["cat"], ["cat"]]
+    assert sets(read({"labels": cells}, ("0",))) == [[], ["0"], None]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,8 @@ def test_without_class_names_they_are_sorted_with_a_word() -> None:
         (["0 2", "1"], CLASSES, "' '"),
         (["dog|cat", "dog|bee", "cat"], (), "'|'"),
         (["clear primary road", "clear primary", "clear road"], (), "' '"),
+        (["dog|cat", "bee"], (), "'|'"),
+        (["dog,cat", "cat"], (), "','"),
     ],
 )
 def test_a_column_that_looks_separated_is_refused_with_the_flag(
@@ -206,6 +209,16 @@ def test_a_list_of_fixed_length_may_have_names_or_bits() -> None:
     assert sets(read({"labels": booleans}, CLASSES)) == [["cat", "bee"], []]
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_lists_with_a_value_for_each_class_are_that_also_where_classes_are_called_0_and_1(as_text: bool) -> None:
+    rows = [[0, 1, 0], [1, 1, 1], [0, 0, 0]]
+    reading = read({"labels": list(map(str, rows)) if as_text else rows}, ("0", "1", "2"))
+    assert sets(reading) == [["1"], ["0", "1", "2"], []]
+    assert sets(read({"labels": [[0, 1], [1], [0]]}, ("0", "1", "2"))) == [["0", "1"], ["1"], ["0"]]
+    with pytest.raises(InputError, match="could be indices, or 0 and 1 for each class"):
+        read({"labels": [[0, 1], [1, 0]]}, ("0", "1"))
+
+
 def test_an_empty_list_has_no_label_and_null_is_unlabelled() -> None:
     column = pa.array([["cat"], [], None])
     reading = read({"labels": column})
@@ -258,6 +271,7 @@ def test_columns_are_found_by_pattern_by_list_and_by_the_classes_in_any_order() 
     two = ("cat", "dog")
     for classes, asked in (((), "y *"), ((), "dog,cat"), (two, None), (two, "y *"), (two, "label_*")):
         assert sets(read(columns, classes, column=asked)) == [["dog"], ["cat"]]
+    assert sets(read({"cat": [0, 1], "x": [1, 1]}, ("cat",))) == [[], ["cat"]]
     del columns["cat"]
     assert read(columns, two).reading.startswith("2 columns of 0 and 1 (label_cat, label_dog)")
     numbered = read({"label_10": [1], "label_9": [0]}, column="label_*")
@@ -288,13 +302,47 @@ def test_a_column_may_say_that_no_label_applies() -> None:
     assert reading.notes == ("1 row of x.csv has 'No Finding' beside other labels, which are kept",)
 
 
+@pytest.mark.parametrize("form", ["columns", "lists", "array"])
+def test_minus_1_for_every_label_that_does_not_apply_is_refused(form: str) -> None:
+    """As unknown labels they would count for nothing, and no predicted label would be wrong."""
+    mask = np.where(np.arange(40).reshape(20, 2) % 3 == 0, 1, -1)
+
+    def read_marks(rows: Any) -> MultiLabelReading:
+        if form == "array":
+            return read_mask(rows, "unknown", (), "a")
+        if form == "lists":
+            return read({"labels": rows.tolist()}, empty="unknown")
+        return read({"label_cat": rows[:, 0], "label_dog": rows[:, 1]}, column="label_*", empty="unknown")
+
+    with pytest.raises(InputError, match=r"1 and −1 for each class and no 0, .* --empty unknown if no label is known"):
+        read_marks(mask)
+    assert unknown(read_marks(mask[:19]))[0] == [1]
+    with_0 = mask.copy()
+    with_0[0, 0] = 0
+    only_known = np.where(mask < 0, np.nan, 1.0)
+    if form != "columns":
+        assert unknown(read_marks(with_0))[:2] == [[1], [0]]
+    assert unknown(read_marks(only_known)) == [[i for i in (0, 1) if row[i] < 0 and max(row) > 0] for row in mask]
+
+
 @pytest.mark.parametrize(
     ("columns", "classes", "options", "words"),
     [
         ({"label_cat": [1, 2]}, (), {"column": "label_*"}, "column 'label_cat' of x.csv has '2'"),
         ({"label_cat": [1, 0.5]}, (), {"column": "label_*"}, "degrees of a label are not read"),
         ({"label_cat": ["1", "u"]}, (), {"column": "label_*"}, "has 'u'; expected 1, 0, −1"),
-        ({"label_cat": [1], "label_dgo": [0]}, CLASSES[:2], {"column": "label_*"}, r"no class \(dgo\).*mean dog\?"),
+        (
+            {"label_cat": [1], "label_dgo": [0]},
+            CLASSES[:2],
+            {"column": "label_*"},
+            r"no class \(dgo\).*mean dog\?: name",
+        ),
+        (
+            {"label_cat": [1], "label_no": [0]},
+            CLASSES[:1],
+            {"column": "label_*"},
+            r"no class \(no\); .* --none 'no' if",
+        ),
         ({"label_cat": [1], "label_dog": [0]}, CLASSES, {"column": "label_*"}, r"for 1 class \(bee\)"),
         ({"label_cat": [1], "x": [0]}, (), {"column": "labels_*"}, r"no column like 'labels_\*'"),
         ({"label_cat": [1], "x": [0]}, (), {"column": "label_cta"}, "no column 'label_cta'; .*mean label_cat"),

@@ -225,6 +225,30 @@ def test_scores_without_names_take_the_order_of_label_columns_with_a_word_and_ne
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "words"),
+    [
+        ({"labels": MASK.T}, {}, "60 rows of scores, but 'labels' has shape 4×60; expected as many rows of labels"),
+        ({"labels": MASK[1:]}, {}, "60 rows of scores, but 'labels' has shape 59×4"),
+        ({"labels": MASK, "label_id": MASK.argmax(1)}, {"label_column": "label*"}, "'labels' has all labels by itself"),
+    ],
+)  # fmt: skip
+def test_arrays_of_labels_that_do_not_fit_the_rows_are_refused(
+    labels: dict[str, Any], options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "p.npz", logits=LOGITS, **labels)
+    refused(words, tmp_path, tmp_path / "p.npz", task="multi-label", **options)
+
+
+def test_one_label_alone_is_there_or_not(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", logits=LOGITS[:, :1], labels=MASK[:, :1].astype(int))
+    frame = multi(tmp_path, tmp_path / "p.npz")
+    assert [len(labels) for labels in frame["labels"]] == MASK[:, 0].tolist()
+    pd.DataFrame({"logit": LOGITS[:, 0], "label": MASK[:, 0]}).to_csv(tmp_path / "p.csv", index=False)
+    words = "--task multi-label expects one for each label: leave the flag out for a label by itself"
+    refused(words, tmp_path / "x", tmp_path / "p.csv", task="multi-label")
+
+
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     for name, rows in (("a.npz", slice(0, 20)), ("b.npz", slice(20, ROWS))):
         np.savez(tmp_path / name, logits=LOGITS[rows], labels=MASK[rows], class_names=np.array(CLASSES))

@@ -21,6 +21,7 @@ from predboard.errors import InputError, first_line
 from predboard.images.decode import Content
 from predboard.images.label_items import ItemLabels, read_item
 from predboard.images.label_lists import LabelOptions
+from predboard.images.label_masks import refuse_signed
 from predboard.images.manifest import Manifest, SourceOptions
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.schema import hash_refs
@@ -326,6 +327,11 @@ def _sets(values: Any, rows: int, source: DatasetSource) -> MultiLabels:
             raise InputError(f"{source.name}, row {row}: {error}") from error
     known = [item if isinstance(item, tuple) else ([], []) for item in items]
     labels, unknown = (LabelSets.from_lists(item[i] for item in known) for i in (0, 1))
+    pairs = zip(items, values, strict=True)
+    has_0 = any(isinstance(item, tuple) and sum(map(len, item)) < len(value) for item, value in pairs)
+    is_said = source.sets is not None and source.sets.empty == "unknown"
+    if len(labels.label) and len(unknown.label) and not has_0 and not is_said:
+        refuse_signed(rows, source.name)
     return MultiLabels(labels, unknown, np.array([item is not None for item in items], bool))
 
 

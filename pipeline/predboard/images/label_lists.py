@@ -7,7 +7,7 @@ that decides, and nothing is left out without a word.
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,15 @@ from predboard.images.label_masks import (
     read_mask,
     some,
 )
-from predboard.images.label_values import BLANK_WORDS, LabelNames, find_several, label_text, parse_names, plain_column
+from predboard.images.label_values import (
+    BLANK_WORDS,
+    LabelNames,
+    SeveralNames,
+    find_several,
+    label_text,
+    parse_names,
+    plain_column,
+)
 from predboard.predictions.arrow import as_numpy
 from predboard.predictions.label_sets import LabelSets, MultiLabels
 
@@ -111,10 +119,10 @@ def read_label_sets(
 
 
 def _has_bits(column: pa.ChunkedArray, classes: Sequence[str]) -> bool:
-    """Return whether a column has 0, 1 and −1 alone, none of which is the name of a class."""
+    """Return whether a column has 0, 1 and −1 alone, which are not all names of classes."""
     values = [value for value in column.unique().to_pylist() if value is not None and value == value and value != ""]
     names = {str(value) for value in values}
-    return bool(values) and all(_bit(value) is not None for value in values) and not names & set(classes)
+    return bool(values) and all(_bit(value) is not None for value in values) and not names <= set(classes)
 
 
 def _check_one_column(
@@ -187,12 +195,20 @@ def _refuse_separated(texts: Sequence[str], options: LabelOptions, classes: Sequ
     strange = [text for text in texts if text not in classes and text != options.none]
     names = [*classes, *filter(None, (options.none,))] if classes else texts
     several = find_several(strange, names, bool(classes), _BETWEEN if options.separator is None else None)
+    if several is None and options.separator is None:
+        several = next((SeveralNames(text, ()) for text in strange if _is_joined(text, names)), None)
     if several is not None:
         asked = "is not given" if options.separator is None else f"is {options.separator!r}"
         raise InputError(
             f"{what} seems to have several labels in a row ({several.label[:60]!r}), but --label-separator {asked}: "
             f"--label-separator {_mark_in(several.label)!r} splits them, or list such names with --classes"
         )
+
+
+def _is_joined(text: str, names: Collection[str]) -> bool:
+    """Return whether a text has a mark that names do not have, or commas between what are names at least in part."""
+    parts = text.split(",")
+    return bool(re.search("[|;]", text)) or (len(parts) > 1 and any(part.strip() in names for part in parts))
 
 
 def _mark_in(label: str) -> str:
@@ -239,12 +255,15 @@ def _as_bits(lists: _Lists, classes: Sequence[str], what: str, is_boolean: bool)
     bit = list(map(_bit, lists.vocabulary))
     code, row = lists.code, lists.row
     is_used = np.bincount(code[code >= 0], minlength=len(bit)) > 0
-    if not len(code) or None in itertools.compress(bit, is_used) or not _is_new(lists, classes):
+    if not len(code) or None in itertools.compress(bit, is_used):
         return None
-    pairs = np.sort(row * (len(bit) + 1) + code + 1)
-    certain = is_boolean or bool((pairs[1:] == pairs[:-1]).any()) or -1 in bit or bool((code < 0).any())
     sizes = np.unique(np.diff(lists.start)[lists.given])
     width = int(sizes[-1])
+    texts = {str(value) for value in lists.vocabulary}
+    if texts & {*classes} and (len(sizes) > 1 or width != len(classes) or (width == 1 and texts <= {*classes})):
+        return None  # 0 and 1 are names of classes
+    pairs = np.sort(row * (len(bit) + 1) + code + 1)
+    certain = is_boolean or bool((pairs[1:] == pairs[:-1]).any()) or -1 in bit or bool((code < 0).any())
     if certain and (len(sizes) > 1 or len(classes) not in (0, width)):
         expected = plural(len(classes), "value") if classes else "as many in each row"
         raise InputError(
@@ -267,11 +286,6 @@ def _as_bits(lists: _Lists, classes: Sequence[str], what: str, is_boolean: bool)
 def _bit(value: Any) -> int | None:
     """Return 1, 0 or −1 for what a cell or a list has for a class; None if that is something else."""
     return _BITS.get(value if isinstance(value, bool | int | float) else str(value))
-
-
-def _is_new(lists: _Lists, classes: Sequence[str]) -> bool:
-    """Return whether no value is the name of a class, as 0 and 1 may be."""
-    return not {str(value) for value in lists.vocabulary} & set(classes)
 
 
 def _range(sizes: NDArray[np.int64]) -> str:

@@ -26,6 +26,8 @@ _BLANK = 2
 _WORDS: Mapping[str, int] = {"true": 1, "yes": 1, "y": 1, "t": 1, "false": 0, "no": 0, "n": 0, "f": 0}
 _NUMBER = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
 _SHOWN = 6
+_MIN_SIGNED = 20
+"""Where so many rows have 1 and −1 but no 0, −1 is taken to mean that a label does not apply."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def choose_label_columns(
         raise InputError(f"{file} has no {what}; it has {some(names)}: see --label-column{near}")
     if asked is not None:
         return LabelSetColumns((asked,))
-    if len(classes) > 1 and set(classes) <= set(names):
+    if classes and set(classes) <= set(names):
         return LabelSetColumns((*classes, *more), (*classes, *more))
     for word in usual if len(classes) > 1 else ():
         begins = re.compile(rf"{re.escape(word)}[_.\- ](.+)", re.IGNORECASE)
@@ -237,13 +239,16 @@ def _read_each(
 ) -> MultiLabelReading:
     """Return the labels of columns that are read one at a time; `is_none` [rows] tells where none applies."""
     label_rows, unknown_rows = [], []
-    blanks = np.zeros(rows, np.int64)
+    blanks, signs = np.zeros(rows, np.int64), set[int]()
     for name in columns:
         marks = values(name)
+        signs |= set(np.unique(marks).tolist())
         blank = (marks == _BLANK) & ~is_none
         blanks += blank
         label_rows.append(np.flatnonzero(marks == 1))
         unknown_rows.append(np.flatnonzero((marks == -1) | (blank & (empty == "unknown"))))
+    if {-1, 1} <= signs and 0 not in signs:
+        refuse_signed(rows, what)
     is_blank = (blanks == len(columns)) & (len(columns) > 0)
     # A row without any value is unlabelled unless the user says otherwise, which needs no word.
     meaning = meaning_of_empty(int(blanks[~is_blank].sum()), rows * len(columns), empty, what)
@@ -254,6 +259,15 @@ def _read_each(
         words.append(f"{plural(count, 'row')} without any value as {'no label' if empty == 'absent' else 'unlabelled'}")
     read = MultiLabels(labels, unknown, labelled).settled(len(columns))
     return MultiLabelReading(read, (), ", ".join(filter(None, words)))
+
+
+def refuse_signed(rows: int, what: str) -> None:
+    """Raise InputError for rows, unless they are few, in which some labels are 1, others −1, and none 0."""
+    if rows >= _MIN_SIGNED:
+        raise InputError(
+            f"{what} has 1 and −1 for each class and no 0, but −1 is for a label that is not known: write 0 where one "
+            "does not apply, or leave cells empty and give --empty unknown if no label is known not to apply"
+        )
 
 
 def _sets(rows_of: Sequence[NDArray[np.int64]], rows: int) -> LabelSets:
@@ -272,10 +286,12 @@ def _check_names(column_of: Mapping[str, str], names: Sequence[str], none: str, 
         raise InputError(f"{file} has no column of labels for --none {none!r}; it has {some(list(column_of))}{near}")
     if strange := [name for name in column_of if name not in set(names)]:
         near = did_you_mean(strange[0], [name for name in names if name not in column_of], 0.6)
+        remedy = (
+            f"--none {strange[0]!r} if it says that no label applies, else name the columns with --label-column A,B,C"
+        )
         raise InputError(
             f"{file} has {plural(len(strange), 'column')} of labels for no class ({some(strange)}); expected "
-            f"{some(names)}{near}: --none {strange[0]!r} if it says that no label applies, else name the columns with "
-            "--label-column A,B,C"
+            f"{some(names)}{near}: {'name columns and classes alike' if near else remedy}"
         )
     if missing := [name for name in names if name not in column_of]:
         near = did_you_mean(missing[0], list(column_of), 0.6)

@@ -141,7 +141,12 @@ def numbers_of(names: Sequence[str]) -> list[int]:
 def check_labels(label: Sequence[int] | NDArray[np.integer[Any]], classes: int, where: Callable[[int], str]) -> None:
     """Raise InputError if an index is beyond the classes. `where` names a row: "row 3 of y.csv has"."""
     row = int(np.argmax(label)) if len(label) else 0
-    if len(label) and (highest := label[row]) >= classes:
+    if len(label) and (highest := label[row]) >= classes == 1:
+        raise InputError(
+            f"{where(row)} label {highest}, but there is one class: name it with --classes FILE if 0 and 1 say whether "
+            "it applies"
+        )
+    if len(label) and highest >= classes:
         raise InputError(
             f"{where(row)} label {highest}, but there are {classes:,} classes, 0 to {classes - 1}: do the labels count "
             "from 1, or belong to other classes?"

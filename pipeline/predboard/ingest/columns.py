@@ -278,7 +278,12 @@ def _single(name: str, names: Sequence[str], request: ColumnRequest, file: Path)
     Raises InputError if it is that of the predicted class, or an image may have several labels.
     """
     predicted = any(_PREDICTED_CLASS.fullmatch(other) for other in names if other != name)
-    if request.label_sets is not None or predicted or _CONFIDENCE.fullmatch(name):
+    if request.label_sets is not None:
+        raise InputError(
+            f"{file} has one score per row, in {name!r}, and --task multi-label expects one for each label: leave the "
+            "flag out for a label by itself, which is one of two classes, present and absent"
+        )
+    if predicted or _CONFIDENCE.fullmatch(name):
         raise only_highest(file, f"one number per row, in {name!r}")
     return name
 

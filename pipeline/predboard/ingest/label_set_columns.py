@@ -65,11 +65,12 @@ def find_in_arrays(
         return None
     in_rows = {name: array for name, array in arrays.items() if len(array.shape) in (1, 2) and len(array) == rows}
     usual = columns.LABEL_COLUMN_NAMES
-    if options.column is not None and options.column in arrays and options.column not in in_rows:
-        shape = "×".join(map(str, arrays[options.column].shape))
-        raise InputError(f"{file} has {rows:,} rows of scores, but {options.column!r} has shape {shape}")
+    if options.column is not None and options.column not in in_rows:
+        _refuse_shape(file, arrays, options.column, rows)
     chosen = choose_label_columns(list(in_rows), options.column, options.none, classes, usual, file)
     if chosen is None:
+        numbers = [name for name, array in arrays.items() if name not in in_rows and array.dtype.kind in "biuf"]
+        _refuse_shape(file, arrays, find_usual(numbers, usual), rows)
         fitting = [name for name, array in in_rows.items() if array.ndim == 2 and has_marks(array)]
         if len(fitting) != 1:
             flat = flat_columns({name: array for name, array in in_rows.items() if array.ndim == 1}, rows)
@@ -77,12 +78,27 @@ def find_in_arrays(
             return None
         chosen = LabelSetColumns((fitting[0],))
     wide = [name for name in chosen.columns if in_rows[name].ndim == 2]
+    if wide and len(chosen.columns) > 1:
+        raise InputError(
+            f"--label-column {options.column} names {columns.abbreviate(chosen.columns)} of {file}, of which "
+            f"{wide[0]!r} has all labels by itself: name one array"
+        )
     if not wide:
         table = flat_columns({name: in_rows[name] for name in chosen.columns}, rows)
         if lacking := [name for name in chosen.columns if name not in table.column_names]:
             raise InputError(f"{lacking[0]!r} of {file} is {in_rows[lacking[0]].dtype}; expected labels")
         return SavedLabelSets(file.name, chosen, table)
     return SavedLabelSets(file.name, LabelSetColumns((wide[0],)), pa.table({}), in_rows[wide[0]])
+
+
+def _refuse_shape(file: Path, arrays: Mapping[str, NDArray[Any]], name: str | None, rows: int) -> None:
+    """Raise InputError if there is an array of labels that does not have a label, or some, for each row."""
+    if name is not None and name in arrays:
+        shape = "×".join(map(str, arrays[name].shape)) or "a single value"
+        raise InputError(
+            f"{file} has {rows:,} rows of scores, but {name!r} has shape {shape}; expected as many rows of labels, or "
+            f"--label-column {NO_COLUMN} if it has none"
+        )
 
 
 def has_marks(array: NDArray[Any]) -> bool:
