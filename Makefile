@@ -13,11 +13,12 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 READY := $(BIN)/.ready
 READY_DEV := $(BIN)/.ready-dev
 READY_LIBRARIES := .venv-libraries/.ready
+READY_PEERS := .venv-libraries/.ready-peers
 DEMO := data/digits/expect.txt
 SEVERAL := data/several_digits/expect.txt
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo demo-multi-label infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries docs bench clean print-out
+.PHONY: help setup demo demo-multi-label infer visualize board inspect test test-all lint format test-browser test-ray test-s3 test-libraries docs bench bench-peers clean print-out
 
 help: ## print this
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -174,6 +175,9 @@ docs: $(READY_DEV) ## write the generated parts of docs/ from the code
 bench: $(READY_DEV) ## measure what is claimed of speed, a quarter of an hour (ARGS=loader for one part)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
+bench-peers: $(READY_PEERS) ## measure beside what others run: timm's, torchvision's, torchmetrics', scikit-learn's
+	@.venv-libraries/bin/python -m benchmarks.peers $(ARGS)
+
 clean: ## remove .venv, the demos and what was made of them, and caches; your own predictions and logs stay
 	@echo 'clean: .venv, the demos, their predictions and logs, caches'
 	@rm -rf .venv .venv-libraries build dist pipeline/*.egg-info
@@ -206,6 +210,11 @@ $(READY_LIBRARIES): pyproject.toml
 	@$(PYTHON) -m venv .venv-libraries
 	@PYTHONWARNINGS=ignore .venv-libraries/bin/python -m pip install -q --disable-pip-version-check \
 		-e '.[torchvision,timm,hf]' torch==2.14.1 torchvision==0.29.1 pytest pytest-timeout hypothesis
+	@touch $@
+
+$(READY_PEERS): $(READY_LIBRARIES)
+	@echo 'setup: torchmetrics and scikit-learn into .venv-libraries, once'
+	@.venv-libraries/bin/python -m pip install -q --disable-pip-version-check torchmetrics scikit-learn
 	@touch $@
 
 $(DEMO): | $(READY)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import bench_combine, bench_compare, bench_labels, bench_ray, bench_tab, bench_visualize
+from benchmarks import bench_combine, bench_compare, bench_labels, bench_memory, bench_ray, bench_tab, bench_visualize
 from benchmarks.measuring import MIN_TURNS, Cost, Report, Target, differences, machine, take, timed
 from predboard.config import InferConfig
 from predboard.images import decode as images
@@ -289,7 +289,7 @@ USUAL = (
     *bench_labels.BENCHES,
     *bench_tab.BENCHES,
 )
-NAMED = (bench_visualize.huge, *bench_ray.BENCHES)
+NAMED = (bench_visualize.huge, bench_memory.memory_table, *bench_ray.BENCHES)
 """These take minutes, and run only when they are named."""
 
 

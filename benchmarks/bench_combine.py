@@ -63,7 +63,7 @@ def combined(folder: Path, report: Report) -> None:
         claim = f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}"
         report.compare(f"{claim}, over copying one run", costs["combined"], costs["copied"], at_most=2)
         shutil.rmtree(out, ignore_errors=True)
-        took, peak = bench_visualize.watched(["combine", *map(str, inputs)], out, "--out")
+        took, peak = bench_visualize.watched(["combine", *inputs, "--out", out], out)
         report.figure(f"{claim}, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1.5)
 
 

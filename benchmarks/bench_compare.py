@@ -22,23 +22,30 @@ from tests import toy
 ROWS, CLASSES = 1_000_000, 10
 
 
-def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) -> Path:
+def write(
+    folder: Path,
+    seed: int,
+    order: np.ndarray[Any, Any] | None = None,
+    row_count: int | None = None,
+    classes: int = CLASSES,
+) -> Path:
     """A run without source pictures. Another seed is another model of the same images, which changes one prediction in
     six, as ResNet-56 does those of ResNet-20; `order` is that of the images.
     """
     if folder.exists():
         return folder
-    run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench", shard_size=2**16)
+    row_count = row_count or ROWS
+    run = Run(classes=tuple(f"class{i}" for i in range(classes)), model="bench", shard_size=2**16)
     random = np.random.default_rng(seed)
-    for part_range in part_plan.plan_parts(ROWS, run.shard_size):
+    for part_range in part_plan.plan_parts(row_count, run.shard_size):
         n = len(part_range)
         at = (
             np.arange(part_range.start, part_range.stop) if order is None else order[part_range.start : part_range.stop]
         )
-        label = at * 7919 % CLASSES
-        logits = (at[:, None] * np.arange(101, 101 + CLASSES) % 997 / 997 * 8).astype(np.float32)
+        label = at * 7919 % classes
+        logits = (at[:, None] * np.arange(101, 101 + classes) % 997 / 997 * 8).astype(np.float32)
         logits[np.arange(n), label] += 5
-        logits += random.normal(scale=0.5, size=(n, CLASSES)).astype(np.float32)
+        logits += random.normal(scale=0.5, size=(n, classes)).astype(np.float32)
         batch = toy.predictions(run, logits, label, part_range.start).batch
         names = [f"{i:06d}.png" for i in at.tolist()]
         bright = (at * 31 % 9973 / 9973).astype(np.float32)
@@ -56,7 +63,7 @@ def write(folder: Path, seed: int, order: np.ndarray[Any, Any] | None = None) ->
         rows = Predictions(batch)
         writer.write(rows)
         manifest = toy.manifest_digest(rows)
-        writer.publish(Part(part_range.start, part_range.stop, manifest, ROWS, "", started=1.7e9, finished=1.7e9))
+        writer.publish(Part(part_range.start, part_range.stop, manifest, row_count, "", started=1.7e9, finished=1.7e9))
     return folder
 
 
@@ -87,7 +94,7 @@ def compare(folder: Path, report: Report) -> None:
         costs = take(actions, report.turns)
         claim = f"comparing 2 × {ROWS:,} × {CLASSES}, {name}"
         report.compare(f"{claim}, over reading", costs["compared"], costs["read"], at_most=4)
-        took, peak = bench_visualize.watched(["compare", str(old), str(other)], logs)
+        took, peak = bench_visualize.watched(["compare", old, other, "--logdir", logs], logs)
         report.figure(f"{claim}, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1)
 
 

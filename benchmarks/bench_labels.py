@@ -65,7 +65,7 @@ def label_memory(folder: Path, report: Report) -> None:
     """Memory of visualize, of a run and of one twice as long: it grows with the labels and not with the rows."""
     for rows in ROWS:
         run = write(folder / ("labels" if rows == ROWS[0] else "labels2"), rows)
-        took, peak = bench_visualize.watched(["visualize", str(run)], folder / "logs", "--logdir")
+        took, peak = bench_visualize.watched(["visualize", run, "--logdir", folder / "logs"], folder / "logs")
         claim = f"visualize of {rows:,} × {CLASSES:,} labels, in {took:.0f} s: peak memory"
         report.figure(claim, peak / 1e3, "GB", at_most=1.5)
 

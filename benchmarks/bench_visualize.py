@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,23 +86,35 @@ def command(folder: Path, again: bool = False) -> Cost:
 
 def resident(folder: Path) -> tuple[float, float]:
     """Seconds and peak memory of drawing; see `watched`."""
-    return watched(["visualize", str(folder)], folder.with_name(f"{folder.name}-logs"))
+    logs = folder.with_name(f"{folder.name}-logs")
+    return watched(["visualize", folder, "--logdir", logs], logs)
 
 
-def watched(arguments: list[str], logs: Path, flag: str = "--logdir") -> tuple[float, float]:
+def watched(
+    arguments: Sequence[str | Path], out: Path, meanwhile: Callable[[], object] | None = None
+) -> tuple[float, float]:
     """Seconds and peak resident memory (MB) of a whole command, all its processes together, looked up in /proc.
 
-    What the system counts by itself (ru_maxrss) begins with the memory of whoever starts a process.
+    What the system counts by itself (ru_maxrss) begins with the memory of whoever starts a process. `out` is removed
+    before. A server, which does not end by itself, is ended after `meanwhile`.
     """
-    shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
     began, peak = time.perf_counter(), 0.0
-    words = [sys.executable, "-m", "predboard", *arguments, flag, str(logs)]
-    none = subprocess.DEVNULL
-    with subprocess.Popen(words, cwd=toy.ROOT, env=environment(), stdout=none, stderr=none) as process:
+    words, none = [sys.executable, "-m", "predboard", *map(str, arguments)], subprocess.DEVNULL
+    with (
+        subprocess.Popen(words, cwd=toy.ROOT, env=environment(), stdout=none, stderr=none) as process,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        done = thread.submit(meanwhile) if meanwhile else None
         while process.poll() is None:
             peak = max(peak, sum(map(_resident, _descendants(process.pid))))
             time.sleep(0.01)
-        assert process.returncode == 0, words
+            if done and done.done():
+                process.terminate()
+                process.wait()
+                done.result()
+        if process.returncode and not done:
+            raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}")
     return time.perf_counter() - began, peak
 
 

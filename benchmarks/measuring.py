@@ -4,6 +4,7 @@ It knows nothing of what is measured. The sides of a claim take turns; each turn
 the whole confidence interval of the median ratio on one side of the target.
 """
 
+import json
 import math
 import os
 import resource
@@ -66,18 +67,25 @@ def run(words: Sequence[str | Path], environment: Mapping[str, str] | None = Non
     return Cost(float(wall), float(processor))
 
 
-def take(actions: Mapping[str, Callable[[], Cost]], turns: int = MIN_TURNS) -> dict[str, list[Cost]]:
+def take(
+    actions: Mapping[str, Callable[[], Cost]], turns: int = MIN_TURNS, kept: Path | None = None, warm_up: bool = True
+) -> dict[str, list[Cost]]:
     """The costs of each action in each turn, after one call of each that does not count: files cached, code compiled.
 
-    Every second turn goes backwards, so that a machine that slows down does not favour a side.
+    Every second turn goes backwards, so that a machine that slows down does not favour a side. In the file `kept` each
+    whole turn is a line: a measurement that was stopped goes on there.
     """
-    costs: dict[str, list[Cost]] = {name: [] for name in actions}
-    for action in actions.values():
-        action()
-    for turn in range(turns):
-        for name in list(actions)[:: -1 if turn % 2 else 1]:
-            costs[name].append(actions[name]())
-    return costs
+    lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept and kept.exists() else []
+    if warm_up and len(lines) < turns:
+        for action in actions.values():
+            action()
+    for turn in range(len(lines), turns):
+        costs = {name: actions[name]() for name in list(actions)[:: -1 if turn % 2 else 1]}
+        lines.append({name: (cost.wall, cost.processor) for name, cost in costs.items()})
+        if kept:
+            with kept.open("a") as file:
+                file.write(f"{json.dumps(lines[-1])}\n")
+    return {name: [Cost(*line[name]) for line in lines[:turns]] for name in actions}
 
 
 def differences(large: Sequence[Cost], small: Sequence[Cost]) -> list[Cost]:

@@ -96,6 +96,23 @@ def test_sides_take_turns_forwards_and_backwards_after_a_first_that_does_not_cou
     assert [cost.wall for cost in costs["a"]] == [3, 6, 7]
 
 
+def test_a_measurement_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    calls = list[int]()
+
+    def action() -> Cost:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return Cost(len(calls), 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        measuring.take({"a": action}, 5, tmp_path / "turns.jsonl")
+    costs = measuring.take({"a": action}, 5, tmp_path / "turns.jsonl", warm_up=False)
+    assert [cost.wall for cost in costs["a"]] == [2, 3, 5, 6, 7]
+    measuring.take({"a": action}, 5, tmp_path / "turns.jsonl")
+    assert len(calls) == 7
+
+
 BURN = "import time\nwhile time.process_time() < {}: pass\n"
 
 
