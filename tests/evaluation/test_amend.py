@@ -386,7 +386,39 @@ def test_sets_of_labels_are_corrected_as_well(tmp_path: Path, form: str) -> None
         Amendments(AmendConfig(labels=file, **more)).attach(open_run(run))
 
 
+def test_labels_that_could_be_meant_otherwise_are_named(tmp_path: Path) -> None:
+    run, _ = several(tmp_path)
+    first, second = toy.MULTI_LABEL_RUN.classes[:2]
+    file = tmp_path / "new.csv"
+    file.write_text(f"image,labels\n{ref(0)},{first}|{first}\n{ref(1)},{second}|none\n")
+    config = AmendConfig(labels=file, labels_separator="|", labels_none="none")
+    notes = Amendments(config).attach(open_run(run)).notes
+    assert [note.partition(" of x")[0].split(" has ")[1] for note in notes if note.startswith("warning: ")] == [
+        "'none' beside other labels, which are kept",
+        "1 label twice in a row; each counts once",
+    ]
+    digits = write(tmp_path / "digits", classes=("1", "2", "5"))
+    for labels, words in (
+        ("12", "would also fit as indices 0 to 2"),
+        ("01", "read as indices from 0, because not all"),
+    ):
+        file.write_text("image,label\n" + "".join(f"{ref(i)},{label}\n" for i, label in enumerate(labels)))
+        (note,) = Amendments(AmendConfig(labels=file)).attach(open_run(digits)).notes
+        assert note.startswith("warning: ") and words in note
+
+
 # --- further columns ---
+
+
+def test_columns_named_like_those_of_several_labels_get_another_name(tmp_path: Path) -> None:
+    run, _ = several(tmp_path)
+    file = columns_file(tmp_path, f"image,labels,unknown\n{ref(0)},a,b\n{ref(1)},c,d\n")
+    (step,) = attached(run, columns=file)
+    rows = next(read_batches(step.parts[0]))
+    assert rows.column("manifest_labels").to_pylist()[:3] == ["a", "c", None]
+    assert rows.column("manifest_unknown").to_pylist()[:3] == ["b", "d", None]
+    before = next(read_batches(open_run(run)[0].parts[0]))
+    assert rows.batch.column("labels") == before.batch.column("labels")
 
 
 def columns_file(folder: Path, content: str) -> Path:

@@ -184,6 +184,7 @@ def test_labels_that_disagree(tmp_path: Path) -> None:
         (label[:-1].tolist(), r"y\.json has 39 labels for 40 rows of scores"),
         ([*label[:-1].tolist(), 3], r"row 39 of y\.json has label 3, but there are 3 classes, 0 to 2: do"),
         ([0.5] * 40, r"column 'value' of y\.json has label 0\.5; expected names of classes or whole numbers"),
+        ([*[-1, 0, 1, 0] * 10], r"labels of y\.json.* are −1 to 1, of 3 classes: do they count from −1"),
         (["a", "b"] * 20, r"each row has 3 scores, but there are 2 classes \(a, b\).*--classes FILE"),
     ]
     for values, words in cases:

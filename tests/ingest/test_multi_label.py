@@ -249,6 +249,16 @@ def test_one_label_alone_is_there_or_not(tmp_path: Path) -> None:
     refused(words, tmp_path / "x", tmp_path / "p.csv", task="multi-label")
 
 
+def test_further_columns_named_like_those_of_the_format_get_another_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame(columns()).assign(unknown="u")
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    pd.DataFrame({"image": IMAGES, "labels": "cat|dog"}).to_csv(tmp_path / "list.csv", index=False)
+    rows = multi(tmp_path, tmp_path / "p.csv", images=str(tmp_path / "list.csv"), label_column="label_*")
+    assert [list(labels) for labels in rows["labels"]] == [np.flatnonzero(row).tolist() for row in MASK]
+    assert rows["unknown"].isna().all()
+    assert set(rows["manifest_unknown"]) == {"u"} and set(rows["manifest_labels"]) == {"cat|dog"}
+
+
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     for name, rows in (("a.npz", slice(0, 20)), ("b.npz", slice(20, ROWS))):
         np.savez(tmp_path / name, logits=LOGITS[rows], labels=MASK[rows], class_names=np.array(CLASSES))

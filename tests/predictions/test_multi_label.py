@@ -390,7 +390,11 @@ def test_a_task_that_does_not_fit_is_refused(change: dict[str, Any], message: st
 
 
 def test_names_of_both_tasks_are_reserved_in_multi_label_runs() -> None:
-    assert schema.rename_reserved_columns(["labels", "label", "city"]) == ["labels", "manifest_label", "city"]
+    assert schema.rename_reserved_columns(["labels", "label", "city"], "single-label") == [
+        "labels",
+        "manifest_label",
+        "city",
+    ]
     renamed = schema.rename_reserved_columns(["labels", "label", "city"], "multi-label")
     assert renamed == ["manifest_labels", "manifest_label", "city"]
 

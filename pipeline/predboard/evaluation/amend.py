@@ -118,12 +118,12 @@ class Amendments:
     def _with_labels(
         self, step: Step, changes: Sequence[Amendment], table: pa.Table, file: AnyPath, one_of_several: bool
     ) -> tuple[list[Amendment], LabelEffect, list[str]]:
-        table, label = read_new_labels(table, step.run, self._options, file)
+        table, label, doubts = read_new_labels(table, step.run, self._options, file)
         match = find_rows(step, table, file)
         of_tags = set(table.column_names) == {"key", RELABEL_COLUMN}  # which are of all runs of a folder together
         if not one_of_several:
             self._lacking = None
-        notes = self._note_unknown(match, step, file)
+        notes = [*(f"warning: {doubt}" for doubt in doubts), *self._note_unknown(match, step, file)]
         if not one_of_several and not (of_tags and match.is_known.any()):
             self.refuse_unknown()
         match.refuse_contradictions(list(label_values(label)), f"two labels in {file}")
@@ -161,7 +161,7 @@ class Amendments:
         names = [name for name in further if not name.startswith(UNNAMED)]
         if not names:
             raise InputError(f"{file} has no column besides {', '.join(sorted(match.name_columns))}")
-        renamed = rename_reserved_columns(names)
+        renamed = rename_reserved_columns(names, step.run.task)
         if taken := [name for name in renamed if name in list_manifest_columns(step)]:
             raise InputError(
                 f"{_run_name(step)} has a column {taken[0]!r} of its own: rename the one in {file}, or leave it out"

@@ -27,10 +27,16 @@ _NO_LABEL = frozenset({"", *UNKNOWN_WORDS}) - {"none"}
 
 _FLAGS = {"--label-separator": "--labels-separator", "--label-column": "--labels-column", "--none": "--labels-none"}
 """Flags of `infer` and `import` for labels, and what they are called for corrected ones."""
+_ELSEWHERE = re.compile(r", or ((list such names|name all classes) with --classes|leave cells empty and .*)")
+"""Advice that names flags which there are not for corrected labels."""
 
 
-def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) -> tuple[pa.Table, Labels]:
-    """Return the rows of a table that say a label, and what they say; an empty cell leaves the label as it is.
+def read_new_labels(
+    table: pa.Table, run: Run, options: LabelOptions, file: AnyPath
+) -> tuple[pa.Table, Labels, tuple[str, ...]]:
+    """Return the rows of a table that say a label, what they say, and what could be meant otherwise, for the user.
+
+    An empty cell leaves the label as it is.
 
     Args:
         table: of a file of labels.
@@ -46,15 +52,17 @@ def read_new_labels(table: pa.Table, run: Run, options: LabelOptions, file: AnyP
                 raise InputError(f"{flag} is for several labels of an image, but the run has one: leave it out")
         name = find_label_column(table, options.column, file)
         table = _filled(table, name, file, _NO_LABEL - {name.lower() for name in run.classes})
-        return table, _read_classes(table.column(name), run.classes, f"{name!r} of {file}")
+        return table, *_read_classes(table.column(name), run.classes, f"{name!r} of {file}")
     try:
         return _read_sets(table, run, options, file)
     except InputError as error:
         text = re.sub("|".join(_FLAGS), lambda flag: _FLAGS[flag[0]], str(error))
-        raise InputError(re.sub(r", or (list such names|name all classes) with --classes", "", text)) from error
+        raise InputError(_ELSEWHERE.sub("", text)) from error
 
 
-def _read_sets(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) -> tuple[pa.Table, Labels]:
+def _read_sets(
+    table: pa.Table, run: Run, options: LabelOptions, file: AnyPath
+) -> tuple[pa.Table, Labels, tuple[str, ...]]:
     """Do what `read_new_labels` does for several labels of an image; errors name the flags of `infer`."""
     usual = (RELABEL_COLUMN, *LABEL_COLUMNS, *TRUTH_COLUMNS)
     naming = {find_usual(table.column_names, names) for names in (IMAGE_COLUMNS, KEY_COLUMNS, ROW_COLUMNS)}
@@ -74,11 +82,14 @@ def _read_sets(table: pa.Table, run: Run, options: LabelOptions, file: AnyPath) 
             )
     if not chosen.names:
         table = _filled(table, chosen.columns[0], file)
-    return table, read_label_sets(table, chosen, options, run.classes, str(file)).labels
+    read = read_label_sets(table, chosen, options, run.classes, str(file))
+    return table, read.labels, read.notes
 
 
-def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> NDArray[np.int32]:
-    """Return the index of each label among the classes, -1 for one that is said to be unknown."""
+def _read_classes(
+    column: pa.ChunkedArray, classes: Sequence[str], what: str
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Return the index of each label among the classes, -1 for one that is said to be unknown, and what is in doubt."""
     parsed = parse_labels(column, classes, what)
     index = parsed.index(classes)
     strange = Counter(
@@ -94,7 +105,7 @@ def _read_classes(column: pa.ChunkedArray, classes: Sequence[str], what: str) ->
             f"{strange.total():,} of {len(index):,} labels in {what} are none of the "
             f"{plural(len(classes), 'class', 'classes')}: {shown}{more}{near}"
         )
-    return index
+    return index, (parsed.note,) if parsed.note else ()
 
 
 def _filled(table: pa.Table, name: str, file: AnyPath, words: Collection[str] = ("",)) -> pa.Table:

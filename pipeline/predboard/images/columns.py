@@ -122,7 +122,7 @@ def list_labelled(
         root, refs, label, classes, _storable(table.select(further), SINGLE_LABEL), key, notes=notes
     )
     reading = f"labels: {name!r} of {file.name}, read as {labels.reading}" if labels.reading else ""
-    return replace(manifest, reading=reading)
+    return replace(manifest, reading=reading, from_minus_1=labels.from_minus_1)
 
 
 def _list_sets(

@@ -49,6 +49,8 @@ class ParsedLabels:
     """One line for the user where labels could be read in another way; empty if there is only one."""
     names: tuple[str, ...] = ()
     """Names of the classes 0 and 1 where the labels are true and false, or yes and no."""
+    from_minus_1: bool = False
+    """Whether the labels are the whole numbers from −1 on, which may be the first class."""
 
     def index(self, classes: Sequence[str]) -> NDArray[np.int32]:
         """Return the index of each label among the classes, int32 [rows]; -1 if it is unknown."""
@@ -96,7 +98,20 @@ def parse_labels(column: pa.ChunkedArray, classes: Sequence[str], what: str) -> 
     of_code = [of_text.values.get(text, -1) if text is not None else -1 for text in texts]
     values = [-1 if code is None else of_code[code] for code in codes]
     note = of_text.note or _note_negative(texts, codes, of_text.values, classes, what)
-    return ParsedLabels(values, of_text.reading, note, of_text.names)
+    numbers = set(of_text.values.values())
+    from_minus_1 = numbers == set(range(-1, len(numbers) - 1))
+    if from_minus_1 and classes:
+        refuse_from_minus_1(len(numbers) - 1, len(classes), what)
+    return ParsedLabels(values, of_text.reading, note, of_text.names, from_minus_1)
+
+
+def refuse_from_minus_1(indices: int, classes: int, what: str) -> None:
+    """Raise InputError for labels −1, 0, … of which so many are indices, if with −1 they are as many as the classes."""
+    if indices + 1 == classes > 2:
+        raise InputError(
+            f"labels of {what} are −1 to {classes - 2}, of {classes} classes: do they count from −1? Add 1 to each, "
+            "and leave labels that are not known empty"
+        )
 
 
 def _note_negative(
@@ -108,11 +123,6 @@ def _note_negative(
 ) -> str:
     """Return a note if negative labels count as unknown and may be a class by their share or by the other labels."""
     below = {text for text, value in of_text.items() if isinstance(value, int) and value < 0}
-    if set(of_text.values()) == set(range(-1, len(classes) - 1)) and len(classes) > 2:
-        raise InputError(
-            f"labels of {what} are −1 to {len(classes) - 2}, of {len(classes)} classes: do they count from −1? Add 1 "
-            "to each, and leave labels that are not known empty"
-        )
     negative = {i for i, text in enumerate(texts) if text in below}
     given = [code for code in codes if code is not None and texts[code] in of_text]
     count = sum(code in negative for code in given)

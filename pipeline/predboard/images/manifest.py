@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.label_lists import LabelOptions
-from predboard.images.label_values import check_labels
+from predboard.images.label_values import check_labels, refuse_from_minus_1
 from predboard.predictions.digests import digest_list, digest_manifest
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.sampling import Salt, mix
@@ -80,6 +80,8 @@ class Manifest:
     """Notes for the user about the source, a line each: files that are no rows, for example."""
     reading: str = ""
     """Reading of labels that are no plain names, for the user; empty if there is nothing to say."""
+    from_minus_1: bool = False
+    """Whether the labels are written as the whole numbers from −1 on, and nothing has named the classes yet."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -127,13 +129,16 @@ class Manifest:
     def fit_labels(self, classes: int) -> "Manifest":
         """Return the manifest with labels for so many classes: beyond them, those of a dataset are unknown.
 
-        Raises InputError if there are such labels in a list or folder: they are of other classes, or count from 1.
+        Raises InputError if there are such labels in a list or folder: they are of other classes, or count from 1; and
+        if they count from −1.
         """
         if isinstance(self.label, MultiLabels):
             sets = self.label.labels
             check_labels(sets.label, classes, lambda i: f"{self.image[int(sets.row[i])]} in {self.origin} has")
             dataset = replace(self.dataset, width=classes) if self.is_dataset else None
             return replace(self, label=self.label.settled(classes), dataset=dataset)
+        if self.from_minus_1 and not self.classes:
+            refuse_from_minus_1(int(self.label.max()) + 1, classes, self.origin)
         if not self.is_dataset:
             check_labels(self.label, classes, lambda row: f"{self.image[row]} in {self.origin} has")
         return replace(self, label=limit_labels(self.label, classes))

@@ -17,7 +17,15 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.images import sources
 from predboard.images.columns import find_usual, note_repeated, read_keys, to_storable
-from predboard.images.label_values import RawLabels, check_labels, describe_strange, parse_labels, respell
+from predboard.images.label_values import (
+    ParsedLabels,
+    RawLabels,
+    check_labels,
+    describe_strange,
+    parse_labels,
+    refuse_from_minus_1,
+    respell,
+)
 from predboard.images.manifest import Manifest, SourceOptions, refuse_secret_refs
 from predboard.images.unread_labels import NO_COLUMN
 from predboard.ingest import columns, multi_label, scores
@@ -66,6 +74,8 @@ class _Given:
     """Reading of labels that are no plain names."""
     note: str = ""
     """Warning for the user where they could be read in another way."""
+    from_minus_1: bool = False
+    """Whether they are the whole numbers from −1 on."""
 
     @property
     def words(self) -> str:
@@ -127,11 +137,12 @@ def label_manifest(
         key = hash_refs(str(row) if ref is None else ref for row, ref in enumerate(refs))
         keys = ROW_NUMBERS if None in refs else keys
     others = [name for name in table.column_names if name not in (saved.label, saved.image)]
-    names = zip(rename_reserved_columns(others), others, strict=True)
+    names = zip(rename_reserved_columns(others, config.task), others, strict=True)
     further = {new: to_storable(table.column(name)) for new, name in names}
     if image_list is not None:
         listed = image_list.columns
-        further |= {name: listed.column(name) for name in listed.column_names if name not in further}
+        names = zip(rename_reserved_columns(listed.column_names, config.task), listed.column_names, strict=True)
+        further |= {new: listed.column(name) for new, name in names if new not in further}
     image = pa.array(refs, pa.string())
     refuse_secret_refs(image)
     if repeated := note_repeated(refs, label):
@@ -337,10 +348,17 @@ def _given_labels(
         return _Given(_labels_from_folders(refs, classes, file.name), "the folders")
     if saved.label is not None:
         parsed = parse_labels(saved.written.column(saved.label), classes, f"column {saved.label!r} of {file.name}")
-        return _Given(parsed.values, file.name, parsed.names, saved.label, parsed.reading, parsed.note)
+        return _given(parsed, file.name, saved.label)
     if image_list is not None:
         return _Given(_named_labels(image_list), str(config.images), image_list.classes)
     return _Given([-1] * saved.rows, "none")
+
+
+def _given(parsed: ParsedLabels, source: str, column: str) -> _Given:
+    """Return labels that were read from a column of a file."""
+    return _Given(
+        parsed.values, source, parsed.names, column, parsed.reading, parsed.note, from_minus_1=parsed.from_minus_1
+    )
 
 
 def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) -> None:
@@ -351,6 +369,8 @@ def _check_labels(given: _Given, scores_per_row: int, classes: tuple[str, ...]) 
             "name the classes in the order of the scores with --classes FILE"
         )
     indices = [-1 if isinstance(value, str) else value for value in given.values]
+    if given.from_minus_1:
+        refuse_from_minus_1(max(indices) + 1, scores_per_row, given.words)
     check_labels(indices, scores_per_row, lambda row: f"row {row} of {given.source} has")
 
 
@@ -385,7 +405,7 @@ def _labels_from_file(
     what = f"column {label!r} of {file.name}" if label else file.name
     parsed = parse_labels(table.column(label), classes, what)
     column = label if len(names) > 1 else ""
-    given = _Given(parsed.values, file.name, parsed.names, column, parsed.reading, parsed.note)
+    given = _given(parsed, file.name, column)
     image = find_usual([name for name in names if name != label], columns.IMAGE_COLUMN_NAMES)
     listed = None if image is None else table.column(image).to_pylist()
     rows = join_rows(file, listed, len(given.values), refs, log)

@@ -296,12 +296,12 @@ def stored_columns(run: Run, names: Iterable[str]) -> frozenset[str]:
     return frozenset(stored for name in names for stored in STORED_AS.get(name, (name,)))
 
 
-def rename_reserved_columns(names: Sequence[str], task: str = SINGLE_LABEL) -> list[str]:
+def rename_reserved_columns(names: Sequence[str], task: str) -> list[str]:
     """Prefix `manifest_` to the names of manifest columns that the format uses itself.
 
     `step` is reserved as well: pandas and Arrow read the names of the step folders as a column of this name.
 
-    >>> rename_reserved_columns(["width", "country", "manifest_width", "step"])
+    >>> rename_reserved_columns(["width", "country", "manifest_width", "step"], SINGLE_LABEL)
     ['manifest_manifest_width', 'country', 'manifest_width', 'manifest_step']
     """
     reserved = reserved_columns(task) | {"step"}

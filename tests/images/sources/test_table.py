@@ -72,6 +72,14 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
         found.fit_labels(3)
     with pytest.raises(InputError, match=r"row 3 of i\.csv has label 7, but there are 2 classes"):
         open_source(str(numbered), SourceOptions(image_root=folder, classes=("b", "a")))
+    from_minus_1 = write_list(
+        tmp_path / "m.csv", [{"image": r, "y": i} for r, i in zip(refs, [-1, 0, 1, 1, 0], strict=True)]
+    )
+    listed = open_source(str(from_minus_1), SourceOptions(image_root=folder))
+    assert toy.class_labels(listed.fit_labels(4)) == toy.class_labels(listed.fit_labels(2)) == [-1, 0, 1, 1, 0]
+    for name_outputs in (lambda: listed.fit_labels(3), lambda: listed.with_classes(("a", "b", "c"))):
+        with pytest.raises(InputError, match="are −1 to 1, of 3 classes: do they count from −1"):
+            name_outputs()
     spelled = open_source(str(named), SourceOptions(image_root=folder, classes=("A", "B")))
     assert spelled.classes == ("A", "B") and spelled.class_label.tolist() == [1, 0, -1, -1, 1]
     assert any("labels are read as the class that is spelled alike: a as A, b as B" in note for note in spelled.notes)
