@@ -9,6 +9,7 @@ import bisect
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageFont
 
@@ -17,6 +18,9 @@ MIN_SIZE_PX = 9
 
 FITTED_LINES = 4096
 """Lines whose fitted form is remembered: most of them recur, and fitting takes several measurements."""
+
+SET_LINES = 4096
+"""Lines of letters that are remembered as set, of some 2 kB each."""
 
 _SYSTEM_FONTS = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
@@ -29,10 +33,22 @@ _SYSTEM_FONTS = (
 """Usual places of a font for scripts that DejaVu Sans lacks; the first that exists is used."""
 
 
+class _Font(ImageFont.FreeTypeFont):
+    """A font that remembers what it set: names of classes and shares recur on most tiles."""
+
+    @functools.lru_cache(SET_LINES)  # noqa: B019  fonts live as long as the process, in `_load`
+    def getmask2(self, *args: Any, **known: Any) -> Any:
+        return super().getmask2(*args, **known)
+
+    @functools.lru_cache(SET_LINES)  # noqa: B019
+    def getlength(self, *args: Any, **known: Any) -> float:
+        return super().getlength(*args, **known)
+
+
 @functools.cache
 def _load(path: Path, size: int) -> ImageFont.FreeTypeFont:
     # Pillow's basic layout is the same everywhere; Raqm is an optional library.
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    return _Font(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _dejavu(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

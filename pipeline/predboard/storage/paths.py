@@ -22,7 +22,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
@@ -130,25 +130,38 @@ def is_inside(path: AnyPath, folder: AnyPath) -> bool:
     return f"{path}/".startswith(f"{folder}/")
 
 
-def leads_inside(ref: str, root: str, folders: Iterable[str]) -> bool:
-    """Return whether an image ref names something below one of some folders; a link that lies there may lead anywhere.
+def names_of_folder(folder: str) -> tuple[str, ...]:
+    """Return the absolute paths or the URI of a folder, for `leads_inside`: as it is named, and behind links."""
+    try:
+        place = parse_path(folder)
+    except InputError:  # a URI with a secret in it
+        return ()
+    return tuple({str(place.absolute()), str(place.resolve())}) if isinstance(place, Path) else (str(place),)
+
+
+def leads_inside(ref: str, root: str, folder: Sequence[str]) -> bool:
+    """Return whether an image ref names something below a folder; a link that lies there may lead anywhere.
 
     Nothing counts as below the root of a file system.
+
+    Args:
+        ref: of an image.
+        root: that the ref is relative to.
+        folder: its names, from `names_of_folder`.
 
     >>> [leads_inside(ref, "/data", ["/data"]) for ref in ("a/1.png", "/data/1.png", "../1.png", "/1.png", "s3://b/1.png")]
     [True, True, False, False, False]
     """
     try:
         path = join_ref(root, ref)
-        places = [parse_path(folder) for folder in folders]
     except InputError:  # a URI with a secret in it
         return False
     if isinstance(path, Path):
         # Behind a link, x/.. is elsewhere; other links are the user's own, as in a folder of links to a data set.
         path = path.resolve() if ".." in path.parts else path.absolute()
-        tops = {top for place in places if isinstance(place, Path) for top in (place.absolute(), place.resolve())}
-        return any(top != top.parent and path != top and path.is_relative_to(top) for top in tops)
-    return any(str(path).startswith(f"{place}/") for place in places if is_remote(place))
+    text, separator = str(path), os.sep if isinstance(path, Path) else "/"
+    # The root of a file system ends in the separator: nothing begins with it and another one.
+    return any(text.startswith(f"{name}{separator}") for name in folder)
 
 
 def is_same(path: AnyPath, other: AnyPath) -> bool:

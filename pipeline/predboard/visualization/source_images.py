@@ -25,7 +25,7 @@ from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.tile_labels import name_labels
-from predboard.storage.paths import AnyPath, is_inside, is_uri, leads_inside, parse_path
+from predboard.storage.paths import AnyPath, is_inside, is_uri, leads_inside, names_of_folder, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
@@ -93,6 +93,7 @@ class SourceImages:
         self._answering: dict[str, bool] = {}
         self._asking = threading.Lock()
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
+        self._names_of_folder = functools.cache(names_of_folder)  # following links takes as long as decoding an image
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self.observer: ImageObserver | None = None
@@ -301,7 +302,7 @@ class SourceImages:
     def _is_inside(self, step: int, ref: str) -> bool:
         """Return whether a ref leads to below the folder that the user named, or else the root of the run."""
         root = self._root_of(step)
-        return leads_inside(ref, root, [root])
+        return leads_inside(ref, root, self._names_of_folder(root))
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:
         """Return the stored thumbnail of a row. Those of all expected rows are read together, which costs no more."""

@@ -209,6 +209,13 @@ def source_of(name: str) -> Source | None:
     return next((source for source in load_all() if lower.endswith(source.SUFFIXES)), None)
 
 
+@functools.lru_cache(1024)  # to ask a protocol and make a path takes as long as decoding a small image
+def _container_of(root: str, name: str) -> tuple[Container | None, AnyPath]:
+    """Return who reads a container, None for a file that is none, and its path."""
+    source = source_of(name)
+    return source if isinstance(source, Container) else None, join_ref(root, name)
+
+
 def read(root: str, ref: str, max_read_gb: float = MAX_READ_GB) -> bytes:
     """Return the encoded bytes of one image.
 
@@ -220,8 +227,8 @@ def read(root: str, ref: str, max_read_gb: float = MAX_READ_GB) -> bytes:
     Raises OSError, UnreadableError, or whatever a parser raises if the image cannot be read.
     """
     container, member = split_ref(ref)
-    if container and isinstance(source := source_of(container), Container):
-        file = join_ref(root, container)
-        if is_remote(file) or file.is_file():
+    if container:
+        source, file = _container_of(root, container)
+        if source is not None and (is_remote(file) or file.is_file()):
             return source.read(file, member, max_read_gb)
     return read_bytes(join_ref(root, ref), max_read_gb)
