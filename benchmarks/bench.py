@@ -231,18 +231,19 @@ def write(folder: Path, report: Report) -> None:
 
 
 def forecast(folder: Path, report: Report) -> None:
-    """The seconds that stage one took, against those that its preflight forecast."""
+    """The seconds that stage one took, against those that its preflight forecast, and those of the preflight itself."""
     toy.photographs(folder / "photos", PHOTOGRAPHS)
     toy.pictures(folder / "digits", classes=10, each=100, size=(28, 28))
     toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
     (folder / "net.py").write_text(MODELS)
     for name, rows, model, crop in (
-        ("photos", 1_500, "small", 224),  # bound by decoding
+        ("photos", 5_000, "small", 224),  # bound by decoding
         ("digits", 20_000, "small", None),  # by what surrounds both
         ("tiny", 800, "heavy", None),  # by the model
     ):
         files = [file.relative_to(folder).as_posix() for file in sorted((folder / name).rglob("*.[jp][pn]g"))]
-        listed, ratios = folder / f"{name}.csv", list[float]()
+        listed = folder / f"{name}.csv"
+        ratios, shares = list[float](), list[float]()
         listed.write_text("path\n" + "".join(f"{files[i % len(files)]}\n" for i in range(rows)))
         for _, out in zip(range(report.turns), _outs(folder), strict=False):
             done = infer(InferConfig(str(listed), f"{folder / 'net.py'}:{model}", crop=crop, out=out, device="cpu"))
@@ -250,7 +251,9 @@ def forecast(folder: Path, report: Report) -> None:
             preflight = read_report(out, 0, key)
             assert preflight is not None
             ratios.append(done.seconds["wall"] / preflight.forecast(rows, rows, [torch.device("cpu")]))
+            shares.append(preflight.seconds / done.seconds["wall"])
         report.ratios(f"{rows:,} images of {name} through {model}, over its forecast", ratios, Target(0.7, 1.3))
+        report.ratios("its preflight, over it", shares, Target(at_most=0.1 if name == "photos" else None))
 
 
 _PEAK = """

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import sys
 import tempfile
@@ -48,7 +49,12 @@ class Setup:
     timm_repository: Path | None
 
     def turns(self, name: str) -> Path:
-        return self.folder / f"{name.replace(' ', '-')}.jsonl"
+        return self.folder / f"{_slug(name)}.jsonl"
+
+
+def _slug(name: str) -> str:
+    """A name of a file: timm's loop, resnet18 -> timm-s-loop-resnet18."""
+    return re.sub(r"\W+", "-", name)
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -138,7 +144,7 @@ def check(ours: Path, theirs: Path, tolerance: float = TOLERANCE) -> str:
     other = np.stack(table["logit"].to_numpy())[[place[name] for name in names]]
     off = float(np.abs(mine - other).max())
     same = int((mine.argmax(1) == other.argmax(1)).sum())
-    if off > tolerance or same < len(names):
+    if not off <= tolerance or same < len(names):
         raise ValueError(f"logits differ by up to {off:.2g}, the first class of {len(names) - same} of {len(names)}")
     return f"{len(names):,} images: the same first class, logits within {off:.1g}; {len(set(mine.argmax(1)))} classes"
 
@@ -162,7 +168,7 @@ def beside(
     """
     few, many = (photographs(setup.folder, count) for count in setup.images)
     weights = checkpoint(setup.folder, model, few)
-    place = setup.folder / name.replace(" ", "-")
+    place = setup.folder / _slug(name)
     place.mkdir(exist_ok=True)
     infer(few, spec, weights, place / "ours", *exact)
     theirs(few, model, weights, place / "theirs.parquet")

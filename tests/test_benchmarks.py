@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import bench_combine, bench_compare, bench_labels, bench_visualize, measuring
+from benchmarks import bench_combine, bench_compare, bench_labels, bench_visualize, measuring, peer_metrics, peers
 from benchmarks.measuring import Cost, Report, Target
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
+from tests import toy
 
 FASTER = Target(at_least=1.5)
 
@@ -148,3 +151,31 @@ def test_runs_that_benchmarks_make_can_be_read(tmp_path: Path, monkeypatch: pyte
         (step,) = open_run(folder)
         rows[name] = sum(len(batch) for part in step.parts for batch in read_batches(part))
     assert rows == {"visualize": 5000, "compare": 300, "combine": 300, "labels": 300}
+
+
+def test_peers_that_answer_otherwise_have_no_figure(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    toy.write_run(tmp_path / "run", logits, label)
+    names = [f"{i:06d}.png" for i in range(20)][::-1]
+
+    def theirs(values: np.ndarray) -> Path:
+        pq.write_table(pa.table({"filename": names, "logit": list(values[::-1])}), tmp_path / "theirs.parquet")
+        return tmp_path / "theirs.parquet"
+
+    assert peers.check(tmp_path / "run", theirs(logits)).startswith("20 images: the same first class, logits within 0")
+    with pytest.raises(ValueError, match=r"logits differ by up to 0.001, the first class of 0 of 20"):
+        peers.check(tmp_path / "run", theirs(logits + np.float32(0.001)))
+    with pytest.raises(ValueError, match=r"the first class of \d+ of 20"):
+        peers.check(tmp_path / "run", theirs(logits[::-1]))
+    with pytest.raises(ValueError, match="logits differ by up to nan"):
+        peers.check(tmp_path / "run", theirs(np.where(np.arange(20)[:, None] == 3, np.nan, logits)))
+    names.pop()
+    with pytest.raises(ValueError, match="20 images here, 19 there"):
+        peers.check(tmp_path / "run", theirs(logits[1:]))
+
+
+def test_other_figures_of_peers_are_an_error() -> None:
+    assert peer_metrics.compared({"nll": 1.0, "more": 2}, {"nll": 1.00005}) == "nll 1.0000 (within 5e-05)"
+    for other in (1.001, math.nan):
+        with pytest.raises(ValueError, match="ours and theirs differ"):
+            peer_metrics.compared({"nll": 1.0}, {"nll": other})
