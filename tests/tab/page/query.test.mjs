@@ -74,9 +74,13 @@ test('a chip tells what its filter asks for', () => {
 });
 
 test('long names of two classes keep what tells them apart', () => {
-  assert.equal(query.apart('HerbaceousVegetation', 'River'), 'HerbaceousVegetation');
-  assert.equal(query.apart('amber babird 0000', 'amber bafish 0001'), '…babird 0000');
-  assert.equal(query.apart('short', 'shore'), 'short');
+  assert.deepEqual(query.apart('HerbaceousVegetation', 'River'), ['HerbaceousVege', 'tation']);
+  assert.deepEqual(query.apart('amber babird 0000', 'amber bafish 0001'), ['amber b', 'abird 0000']);
+  assert.deepEqual(query.apart('amber bafish 0001', 'amber bafish 0002'), ['amber bafis', 'h 0001']);
+  assert.deepEqual(query.apart('short', 'shore'), ['short', '']);
+  assert.deepEqual(query.apart('twelve letters and 🦊🦊🦊'), ['twelve letters and ', '🦊🦊🦊']);
+  assert.deepEqual(query.apart(`twelve letters a${'e\u0301'.repeat(3)}`), ['twelve letters a', 'e\u0301'.repeat(3)]);
+  assert.deepEqual(query.apart(`twelve letters a${'e\u0301'.repeat(2)}b`), ['twelve letters ', 'ae\u0301e\u0301b']);
 });
 
 test('a count says of which selection it is', () => {

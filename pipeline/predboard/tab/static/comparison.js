@@ -1,7 +1,7 @@
 // @ts-check
 /** What changed since another step: counts of the selection, each a filter; where images have several labels, also of
  * each label. It knows nothing of single images. */
-import {computed, h} from './elements.js';
+import {computed, h, named} from './elements.js';
 import {getJson, resource} from './api.js';
 import {className, go, pane, query, queryWithout, run, version, view} from './state.js';
 import {COMPARED, filterWords, images, KINDS, MOVES} from './query.js';
@@ -106,11 +106,7 @@ function byLabel(counts) {
           h(
             'tr',
             null,
-            h(
-              'th',
-              {scope: 'row', title: className(label).slice(0, 1000)},
-              h('bdi', {class: 'clip'}, className(label).slice(0, 200)),
-            ),
+            h('th', {scope: 'row'}, named(className(label))),
             Object.keys(MOVES).map((move, at) =>
               h('td', null, numbers[at] ? count(at, move, label, numbers[at]) : '–'),
             ),

@@ -1,6 +1,6 @@
 // @ts-check
 /** One image: large, what was predicted, the same image elsewhere. It knows nothing of the selection it came from. */
-import {computed, effect, h, icon, signal} from './elements.js';
+import {computed, effect, h, icon, named, signal} from './elements.js';
 import {failure, getJson, imageAddress, resource} from './api.js';
 import {copy} from './host.js';
 import {
@@ -243,7 +243,7 @@ function bars() {
       return h(
         'tr',
         null,
-        h('th', {scope: 'row', class: kind}, h('bdi', {class: 'clip'}, className(index))),
+        h('th', {scope: 'row', class: kind}, named(className(index))),
         h(
           'td',
           {class: 'wide'},

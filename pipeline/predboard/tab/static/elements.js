@@ -1,6 +1,7 @@
 // @ts-check
 /** Signals, effects, elements that follow them, canvases, long lists. It knows nothing of predictions, nor of
  * TensorBoard. */
+import {apart} from './query.js';
 
 /** @type {Reader | null} */
 let reading = null;
@@ -163,6 +164,16 @@ export function batch(change) {
     depth--;
   }
   flush();
+}
+
+/** A name in its own direction, which keeps its end where there is no room for all of it; a pointer and screen readers
+ * get all. @param {string} text @param {string} [other] what it has to be told from */
+export function named(text, other) {
+  const [head, tail] = apart(text, other);
+  const all = text.slice(0, 1000);
+  if (!tail) return h('bdi', {class: 'name', title: all}, all);
+  const parts = [head.slice(0, 200), tail].map(part => h('span', {'aria-hidden': 'true'}, part));
+  return h('bdi', {class: 'name halves', title: all}, h('span', {class: 'unseen'}, all), parts);
 }
 
 /** Read without following; what begins `apart` is not ended when the effect around it runs again.

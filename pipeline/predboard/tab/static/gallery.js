@@ -1,6 +1,6 @@
 // @ts-check
 /** The images of the selection as pictures. It knows nothing of why a row is in the selection. */
-import {computed, effect, h, icon, signal, virtual} from './elements.js';
+import {computed, effect, h, icon, named, signal, virtual} from './elements.js';
 import {picture} from './api.js';
 import {
   asTable,
@@ -24,7 +24,7 @@ import {
   step,
   view,
 } from './state.js';
-import {apart, classesOf, percent, short} from './query.js';
+import {classesOf, percent, short} from './query.js';
 
 export const TICK = 'M3 8.5l3.2 3.2L13 4.8';
 export const CROSS = 'M4 4l8 8M12 4l-8 8';
@@ -82,12 +82,7 @@ function captions(row) {
   const before = typeof row.old?.pred === 'number' ? row.old.pred : pred;
   const against = word === 'wrong' && !common.true ? label : before;
   /** @param {number} index @param {number} other */
-  const name = (index, other) =>
-    h(
-      'bdi',
-      {class: 'name', title: className(index).slice(0, 300)},
-      apart(className(index), className(other)).slice(0, 200),
-    );
+  const name = (index, other) => named(className(index), className(other));
   const first = [
     mark(word),
     common.pred && now.true ? null : name(pred, against),
@@ -113,7 +108,7 @@ function captions(row) {
 }
 
 /** @param {Classes} of */
-const names = of => h('bdi', {class: 'name', title: classWords(of).slice(0, 300)}, classWords(of));
+const names = of => h('bdi', {class: 'name', title: classWords(of).slice(0, 1000)}, classWords(of));
 
 /** Predicted labels, the wrong ones among them in their colour; below them what was missed. @param {Row} row
  * @returns {any[]} lines */
@@ -139,7 +134,7 @@ export function labelNames(row) {
   const labels = Array.isArray(row.pred) ? askedFirst(row.pred, 'wrongly_predicted', 'pred') : [];
   return h(
     'bdi',
-    {class: 'name labels', title: classWords(row.pred).slice(0, 300)},
+    {class: 'name labels', title: classWords(row.pred).slice(0, 1000)},
     labels.length ? null : 'nothing',
     labels.map((index, i) => [
       i ? ', ' : '',

@@ -1,6 +1,6 @@
 // @ts-check
 /** How a column is spread over the selection; dragging filters. It knows nothing of rows. */
-import {colour, computed, effect, h, prepare, signal, sizeOf} from './elements.js';
+import {colour, computed, effect, h, named, prepare, signal, sizeOf} from './elements.js';
 import {failure, resource} from './api.js';
 import {className, dark, filterable, getLater, go, pane, queryWithout, run, version, view} from './state.js';
 import {
@@ -230,7 +230,7 @@ function category(column, shown, key = keyOf(column), title = column.name) {
                     ? ''
                     : listOf(key, [value]),
             }),
-          h('bdi', null, words(value).slice(0, 200)),
+          named(words(value)),
           {wrong: wrong / most, right: right / most, plain: rest / most},
           right + wrong ? percent(wrong / (right + wrong)) : all.toLocaleString('en'),
         ),

@@ -1,6 +1,7 @@
 // @ts-check
 /** Draws a confusion matrix of any number of classes. It knows nothing of the server, nor of what a click does. */
 import {colour, prepare, rgb} from './elements.js';
+import {apart} from './query.js';
 
 export const LABELS = 96;
 
@@ -160,9 +161,12 @@ const drawNames = (g, {part, order, axes, cell, ink, name}, bolds) => {
   g.fillText(`${axes.rowWord} ↓`, 4, 25);
 };
 
-/** @param {CanvasRenderingContext2D} g @param {string} text @param {number} width */
+/** A name that has room, with an ellipsis before its end if it must. @param {CanvasRenderingContext2D} g
+ * @param {string} text @param {number} width */
 function fitted(g, text, width) {
-  const cut = text.slice(0, 60); // some are ten thousand characters long
-  const wide = g.measureText(cut).width;
-  return wide <= width ? cut : `${cut.slice(0, Math.max(1, Math.floor((cut.length * (width - 12)) / wide)))}…`;
+  const [head, tail] = apart(text);
+  const cut = head.slice(0, 60); // some are ten thousand characters long
+  if (cut === head && g.measureText(text).width <= width) return text;
+  const [wide, rest] = [g.measureText(cut).width, width - g.measureText(`…${tail}`).width];
+  return `${cut.slice(0, Math.max(1, Math.floor((cut.length * rest) / wide)))}…${tail}`;
 }

@@ -1,6 +1,6 @@
 // @ts-check
 /** Counts of pairs of classes, and the pairs that are confused most as a list. It knows nothing of single images. */
-import {computed, h} from './elements.js';
+import {computed, h, named} from './elements.js';
 import {getArray, resource} from './api.js';
 import {bar} from './histogram.js';
 import {className, go, pane, query, queryWithout, run, version, view} from './state.js';
@@ -116,7 +116,7 @@ export function pairs() {
           on,
           `${percent(share)} of ${TRUTH.rowWord} ${className(row)}`.slice(0, 300),
           () => go(on() ? {[rowKey]: '', [columnKey]: ''} : {[rowKey]: first, [columnKey]: second, right: ''}),
-          [h('bdi', null, className(row).slice(0, 200)), ' → ', h('bdi', null, className(column).slice(0, 200))],
+          [named(className(row), className(column)), ' → ', named(className(column), className(row))],
           {wrong: n / worst.value[0].n},
           n.toLocaleString('en'),
         );

@@ -151,19 +151,24 @@ const own = (table, key) => (Object.hasOwn(table, key) ? table[key] : undefined)
 /** @param {string} text @param {number} most */
 const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-/** Long names of two classes without what they have in common at their beginning, so that they differ in little room.
- * @param {string} name @param {string} other */
-export function apart(name, other) {
-  if (name.length <= 14 || name === other) return name;
+/** A long name in two parts, the end of which is always shown: from where it differs from another, if that is near.
+ * @param {string} name @param {string} [other] @returns {[string, string]} the second part is empty of a short name */
+export function apart(name, other = name) {
+  if (name.length <= 14) return [name, ''];
   let at = 0;
-  while (at < other.length && name[at] === other[at]) at++;
-  at = Math.min(at, name.length - 8);
-  return at > 4 ? `…${name.slice(at - 2)}` : name;
+  while (at < name.length && name[at] === other[at]) at++;
+  const last = name.length - 6;
+  at = at < name.length - 12 ? last : Math.min(at - 1, last);
+  while (at && /\p{M}|[\uDC00-\uDFFF]/u.test(name[at])) at--; // no character is cut
+  return [name.slice(0, at), name.slice(at)];
 }
 
 /** @param {string} text @param {(index: number) => string} name */
 function classWords(text, name) {
-  const names = classesOf(text).map(index => cut(name(index), 40));
+  const names = classesOf(text).map(index => {
+    const [head, tail] = apart(name(index));
+    return cut(head, 20) + tail;
+  });
   return names.length > 3 ? `${names.slice(0, 2).join(', ')} and ${names.length - 2} more` : names.join(', ');
 }
 

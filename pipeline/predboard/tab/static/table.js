@@ -1,6 +1,6 @@
 // @ts-check
 /** The images of the selection as a table of columns. It knows nothing of why a row is in the selection. */
-import {computed, effect, h, signal, virtual} from './elements.js';
+import {computed, effect, h, named, signal, virtual} from './elements.js';
 import {
   asTable,
   classWords,
@@ -33,14 +33,14 @@ const WIDTHS = {
 /** @type {Record<string, (row: Row) => any>} */
 const OWN = {
   predicted: row =>
-    row.verdict === 'failed' ? 'not readable' : [mark(row.verdict), h('bdi', {class: 'name'}, classWords(row.pred))],
-  true: row => h('bdi', null, classWords(row.true)),
-  missed: row => h('bdi', null, classWords(row.missed)),
-  'wrongly predicted': row => h('bdi', null, classWords(row.wrongly_predicted)),
+    row.verdict === 'failed' ? 'not readable' : [mark(row.verdict), named(classWords(row.pred), classWords(row.true))],
+  true: row => named(classWords(row.true), classWords(row.pred)),
+  missed: row => named(classWords(row.missed)),
+  'wrongly predicted': row => named(classWords(row.wrongly_predicted)),
   confidence: row => percent(row.conf),
   loss: row => short(row.loss),
   margin: row => short(row.margin),
-  before: row => (row.old ? h('bdi', null, classWords(row.old.pred)) : '–'),
+  before: row => (row.old ? named(classWords(row.old.pred), classWords(row.pred)) : '–'),
   tags: row => row.tags.join(', '),
 };
 const SORTED = ['confidence', 'loss', 'margin'];
