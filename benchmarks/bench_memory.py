@@ -129,7 +129,7 @@ def peak(name: str, inputs: Inputs) -> float:
         return bench_visualize.watched(words(name, inputs), inputs.folder / "out")[1]
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    board = ["board", "--logdir", inputs.logs(), "--port", str(port)]
+    board: list[str | Path] = ["board", "--logdir", inputs.logs(), "--port", str(port)]
     return bench_visualize.watched(board, inputs.folder / "out", lambda: first_view(port))[1]
 
 

@@ -148,7 +148,7 @@ def scikit_learn(folder: Path, report: Report) -> None:
     for rows, classes in SIZES:
         predictions = bench_visualize.write(folder / f"usual-{classes}", rows, classes)
         mine, other = folder / "gate.json", folder / "scikit-learn.json"
-        words = [sys.executable, "-m", "benchmarks.peer_metrics", predictions, other]
+        words: list[str | Path] = [sys.executable, "-m", "benchmarks.peer_metrics", predictions, other]
         actions = {
             "ours": lambda: bench_visualize.predboard("gate", predictions, "--rules", rules, "--json", mine),  # noqa: B023
             "theirs": lambda: run(words, bench_visualize.environment(), toy.ROOT),  # noqa: B023  at once

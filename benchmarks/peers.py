@@ -114,22 +114,22 @@ def infer(data: Path, model: str, weights: Path, out: Path, *flags: str) -> Cost
     shutil.rmtree(out, ignore_errors=True)
     names = weights.with_name("classes.txt")
     names.write_text("".join(f"c{i}\n" for i in range(CLASSES)))
-    words = ["infer", "--data", data, "--model", model, "--checkpoint", weights, "--classes", names, "--out", out]
-    return predboard(*words, *flags)
+    given: list[str | Path] = ["--data", data, "--model", model, "--checkpoint", weights, "--classes", names]
+    return predboard("infer", *given, "--out", out, *flags)
 
 
 def loop(name: str, data: Path, model: str, weights: Path, out: Path) -> Cost:
     """A program of benchmarks/peer_loops.py."""
-    words = [sys.executable, "-m", "benchmarks.peer_loops", name, data, model, weights, out]
+    words: list[str | Path] = [sys.executable, "-m", "benchmarks.peer_loops", name, data, model, weights, out]
     return run(words, environment(), toy.ROOT)
 
 
 def timm_script(script: Path, data: Path, model: str, weights: Path, out: Path) -> Cost:
     """timm's own program, with the flags for what predboard writes: all logits beside full names."""
-    words = [sys.executable, script, "--data-dir", data, "--model", model, "--checkpoint", weights, "--device", "cpu"]
-    written = ["--results-format", "parquet", "--results-dir", out.parent, "--results-file", out.name]
-    asked = ["--topk", "0", "--output-type", "logit", "--fullname", "--no-console-results"]
-    return run([*words, *written, *asked], environment(), toy.ROOT)
+    given: list[str | Path] = ["--data-dir", data, "--model", model, "--checkpoint", weights, "--device", "cpu"]
+    given += ["--results-format", "parquet", "--results-dir", out.parent, "--results-file", out.name]
+    given += ["--topk", "0", "--output-type", "logit", "--fullname", "--no-console-results"]
+    return run([sys.executable, script, *given], environment(), toy.ROOT)
 
 
 def check(ours: Path, theirs: Path, tolerance: float = TOLERANCE) -> str:
