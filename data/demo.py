@@ -9,6 +9,7 @@ import gzip
 import importlib.util
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,15 +130,31 @@ def expectation(accuracies: dict[str, float], classical: float, trained: int, he
 
 
 def make(out: Path) -> str:
-    """Make the demo in a folder that is not there yet, and return what to expect of it.
+    """Make the demo as `make_whole` does. Raises MissingError if the digits are missing too."""
+    file = digits_file()
 
-    Everything is written beside the folder and renamed at the end, so an interrupted run leaves nothing to repair.
+    def fill(folder: Path) -> str:
+        pictures, labels = read_digits(file)
+        train_rows, test_rows = split(labels)
+        for name, rows in (("train", train_rows), ("test", test_rows)):
+            write_pngs(folder / name, pictures, labels, rows)
+        accuracies = train(folder / "checkpoints", pictures, labels, train_rows, test_rows)
+        guessed = nearest_neighbours(pictures[train_rows], labels[train_rows], pictures[test_rows])
+        classical = float((guessed == labels[test_rows]).mean())
+        return expectation(accuracies, classical, len(train_rows), len(test_rows))
 
-    Raises MissingError if a package is missing, or if the folder holds something else.
+    return make_whole(out, fill)
+
+
+def make_whole(out: Path, fill: Callable[[Path], str]) -> str:
+    """Make a demo in a folder that is not there yet, and return what to expect of it, which is what `fill` returns.
+
+    `fill` writes into a folder beside it, which is renamed at the end, so an interrupted run leaves nothing to repair.
+
+    Raises MissingError if PyTorch is missing, or if the folder holds something else.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MissingError(f"{out} is there, but is no finished demo: it has no {EXPECT}; remove it or name another")
-    file = digits_file()
     if importlib.util.find_spec("torch") is None:
         raise MissingError("the demo trains with PyTorch, which is not installed: pip install 'predboard[infer]'")
     partial = out.with_name(out.name + ".partial")
@@ -145,14 +162,7 @@ def make(out: Path) -> str:
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     (partial / ".gitignore").write_text("*\n", encoding="ascii")  # wherever it is, it is no source
-    pictures, labels = read_digits(file)
-    train_rows, test_rows = split(labels)
-    for name, rows in (("train", train_rows), ("test", test_rows)):
-        write_pngs(partial / name, pictures, labels, rows)
-    accuracies = train(partial / "checkpoints", pictures, labels, train_rows, test_rows)
-    guessed = nearest_neighbours(pictures[train_rows], labels[train_rows], pictures[test_rows])
-    classical = float((guessed == labels[test_rows]).mean())
-    text = expectation(accuracies, classical, len(train_rows), len(test_rows))
+    text = fill(partial)
     (partial / EXPECT).write_text(text, encoding="utf-8")
     if out.exists():
         out.rmdir()  # it is empty, and Windows renames no folder over another
@@ -160,24 +170,34 @@ def make(out: Path) -> str:
     return text
 
 
-def main() -> int:
-    """Run from the command line. -> exit code."""
-    parser = argparse.ArgumentParser(description="Make the demo: 5,000 handwritten digits and five checkpoints.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "digits", help="default: data/digits")
+def run(make: Callable[[Path], str], name: str, what: str, takes: str) -> int:
+    """Make a demo from the command line. -> exit code.
+
+    Args:
+        make: makes it in a folder and returns what to expect.
+        name: of its folder beside this file.
+        what: it is.
+        takes: how long that takes.
+    """
+    parser = argparse.ArgumentParser(description=f"Make the demo: {what}.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / name, help=f"default: data/{name}")
     out: Path = parser.parse_args().out
     if (out / EXPECT).is_file():
         print(f"the demo is in {out} already")
         return 0
-    print(
-        f"demo: 5,000 handwritten digits as PNG files and {EPOCHS} checkpoints in {out}: takes about ten seconds",
-        flush=True,
-    )
+    print(f"demo: {what} in {out}: takes {takes}", flush=True)
     try:
         print(make(out), end="")
     except (MissingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main() -> int:
+    """Run from the command line. -> exit code."""
+    what = f"5,000 handwritten digits as PNG files and {EPOCHS} checkpoints"
+    return run(make, "digits", what, "about ten seconds")
 
 
 if __name__ == "__main__":

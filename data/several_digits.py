@@ -3,15 +3,12 @@
 It knows nothing of predboard. The digits are those of the other demo; none of a training picture is in a held-out one.
 """
 
-import argparse
 import csv
-import importlib.util
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
-from demo import DIGITS, EXPECT, MEAN, SEED, SIDE, STD, Ints, MissingError, Pixels, digits_file, read_digits, split
+from demo import DIGITS, MEAN, SEED, SIDE, STD, Ints, Pixels, digits_file, make_whole, read_digits, run, split
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -117,56 +114,23 @@ def expectation(exact: dict[str, float], nothing: float, trained: int, held_out:
 
 
 def make(out: Path) -> str:
-    """Make the demo in a folder that is not there yet, and return what to expect of it.
-
-    Everything is written beside the folder and renamed at the end, so an interrupted run leaves nothing to repair.
-
-    Raises MissingError if a package is missing, or if the folder holds something else.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MissingError(f"{out} is there, but is no finished demo: it has no {EXPECT}; remove it or name another")
+    """Make the demo as `make_whole` does. Raises MissingError if the digits are missing too."""
     file = digits_file()
-    if importlib.util.find_spec("torch") is None:
-        raise MissingError("the demo trains with PyTorch, which is not installed: pip install 'predboard[infer]'")
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    (partial / ".gitignore").write_text("*\n", encoding="ascii")  # wherever it is, it is no source
-    pictures, labels = read_digits(file)
-    train_rows, test_rows = split(labels)
-    rng = np.random.default_rng(SEED)
-    trained, has = compose(pictures, labels, train_rows, TRAINED, rng)
-    held_out, test_has = compose(pictures, labels, test_rows, HELD_OUT, rng)
-    write(partial / "test", held_out, test_has)
-    (partial / CLASSES).write_text("\n".join(WORDS) + "\n", encoding="ascii")
-    exact = train(partial / "checkpoints", trained, has, held_out, test_has)
-    text = expectation(exact, float((~test_has.any(1)).mean()), len(trained), len(held_out))
-    (partial / EXPECT).write_text(text, encoding="utf-8")
-    if out.exists():
-        out.rmdir()  # it is empty, and Windows renames no folder over another
-    partial.rename(out)
-    return text
 
+    def fill(folder: Path) -> str:
+        pictures, labels = read_digits(file)
+        train_rows, test_rows = split(labels)
+        rng = np.random.default_rng(SEED)
+        trained, has = compose(pictures, labels, train_rows, TRAINED, rng)
+        held_out, test_has = compose(pictures, labels, test_rows, HELD_OUT, rng)
+        write(folder / "test", held_out, test_has)
+        (folder / CLASSES).write_text("\n".join(WORDS) + "\n", encoding="ascii")
+        exact = train(folder / "checkpoints", trained, has, held_out, test_has)
+        return expectation(exact, float((~test_has.any(1)).mean()), len(trained), len(held_out))
 
-def main() -> int:
-    """Run from the command line. -> exit code."""
-    parser = argparse.ArgumentParser(description="Make the multi-label demo: pictures of several digits, checkpoints.")
-    default = Path(__file__).parent / "several_digits"
-    parser.add_argument("--out", type=Path, default=default, help="default: data/several_digits")
-    out: Path = parser.parse_args().out
-    if (out / EXPECT).is_file():
-        print(f"the demo is in {out} already")
-        return 0
-    what = f"{HELD_OUT:,} pictures of several digits and {len(SAVED_EPOCHS)} checkpoints"
-    print(f"demo: {what} in {out}: takes half a minute", flush=True)
-    try:
-        print(make(out), end="")
-    except (MissingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return make_whole(out, fill)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    what = f"{HELD_OUT:,} pictures of several digits and {len(SAVED_EPOCHS)} checkpoints"
+    sys.exit(run(make, "several_digits", what, "half a minute"))
