@@ -151,7 +151,12 @@ def test_labels_of_some_images_only(tmp_path: Path) -> None:
     frame = open_predictions(tmp_path / "out").to_pandas()
     assert frame["label"].fillna(-1).tolist() == [c if i % 2 else -1 for i, c in enumerate(label)]
     pd.DataFrame({"path": image[:2] * 20, "label": label}).to_csv(tmp_path / "y.csv", index=False)
-    refused("no labels for these images, or several", tmp_path / "x", tmp_path / "a.npz", labels=tmp_path / "y.csv")
+    refused(
+        f"or several for one: {image[0]} is in several of its rows",
+        tmp_path / "x",
+        tmp_path / "a.npz",
+        labels=tmp_path / "y.csv",
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"task": "multi-label"}])

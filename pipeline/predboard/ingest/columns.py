@@ -307,6 +307,7 @@ def _requested_columns(types: ColumnTypes, asked: str, request: ColumnRequest, f
         if matched is None:
             raise InputError(
                 f"{file} has no two number columns like {asked!r}; it has {abbreviate(types.all)}: see --score-column"
+                f"{_pattern(types.numbers)}"
             )
         return matched
     if asked not in types.all and "," in asked:

@@ -58,10 +58,11 @@ def join_rows(
             if len(by_name) == len(theirs) and any(name in by_name for name in wanted):
                 _refuse_ambiguous(file, dict(zip(refs, wanted, strict=True)))
                 return np.array([by_name.get(name, -1) for name in wanted], np.int64)
-        raise InputError(
-            f"{file} has no labels for these images, or several for one: the first row is {refs[0]} here and "
-            f"{theirs[0]} there"
+        twice = next((ref for ref, count in Counter(theirs).items() if count > 1), None)
+        why = (
+            f"{twice} is in several of its rows" if twice else f"the first row is {refs[0]} here and {theirs[0]} there"
         )
+        raise InputError(f"{file} has no labels for these images, or several for one: {why}")
     if count != len(refs):
         raise InputError(f"{file} has {count:,} labels for {len(refs):,} rows of scores; expected one per row")
     if listed is not None:
