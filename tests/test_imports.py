@@ -51,6 +51,7 @@ NOT_FOR_PANELS = {"config", "images", "parallel", "storage", "user_code"}
 DOORS: dict[str, set[str]] = {
     "torch": {
         "api",
+        "inference.cpu_passes",
         "inference.dispatch",
         "inference.forward",
         "inference.infer",

@@ -46,6 +46,8 @@ class LoadedImage:
     error."""
     error: str | None = None
     seconds: float = 0.0
+    processor_seconds: float = 0.0
+    """What of these the thread was at work, not waiting for files, storage or other threads."""
     digest: int | None = None
     """64-bit hash of the encoded bytes, or of a dataset's image."""
     length: int | None = None
@@ -141,7 +143,7 @@ class Loader:
 
     def load(self, row: int, like: NDArray[Any] | None) -> LoadedImage:
         """Load one row; whatever is wrong with it is its error, and so is another shape or type than that of `like`."""
-        began = time.perf_counter()
+        began, at_work = time.perf_counter(), time.thread_time()
         loaded = LoadedImage()
         try:
             for loaded in self._load_in_stages(row):  # noqa: B007  the last stage that was reached is the result
@@ -150,7 +152,8 @@ class Loader:
                 _check_like(loaded.pixels, like)
         except Exception as error:  # untrusted files and the user's own code may raise anything
             loaded = replace(loaded, pixels=None, error=describe_failure(error))
-        return replace(loaded, seconds=time.perf_counter() - began)
+        seconds, processor_seconds = time.perf_counter() - began, time.thread_time() - at_work
+        return replace(loaded, seconds=seconds, processor_seconds=processor_seconds)
 
     def _load_in_stages(self, row: int) -> Iterator[LoadedImage]:
         """Yield what is known of a row after each stage, so that a row that fails keeps what came before."""

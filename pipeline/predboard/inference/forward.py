@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images.loader import LoadedImage
+from predboard.inference.cpu_passes import CpuPasses, Outputs, join_outputs
 from predboard.models.devices import is_out_of_memory
 from predboard.models.network import Network
 from predboard.storage.part_plan import Task
@@ -135,13 +136,14 @@ def forward(
         limit: rows that go through a model at a time.
     """
     begun: deque[Callable[[], Batch]] = deque()
+    passes = CpuPasses(prepare.device, like, batch_size)
     for task, of_task in itertools.groupby(loaded, key=operator.itemgetter(0)):
         needed = {step: networks[step] for step in task.steps}
         for start in range(0, len(task.ids), batch_size):
             began = time.perf_counter()
             rows = [row for _, row in itertools.islice(of_task, min(batch_size, len(task.ids) - start))]
             waited = time.perf_counter() - began
-            begun.append(_begin(task, start, rows, waited, needed, prepare, like, limit))
+            begun.append(_begin(task, start, rows, waited, needed, prepare, like, limit, passes))
             if len(begun) > 1:  # one batch behind, so that a GPU has the next one before this one is waited for
                 yield begun.popleft()()
     while begun:
@@ -157,6 +159,7 @@ def _begin(
     prepare: Normalizer,
     like: NDArray[Any],
     limit: BatchLimit,
+    passes: CpuPasses,
 ) -> Callable[[], Batch]:
     """Start the forward passes of one batch; the returned function waits for them and copies the logits back."""
     began = time.perf_counter()
@@ -165,7 +168,13 @@ def _begin(
         if row.pixels is not None:
             picture[:] = row.pixels
     transfer = time.perf_counter() - began
-    outputs, moved = compute_outputs(networks, prepare, pictures, limit)
+    outputs, moved = passes.run(
+        lambda some: compute_outputs(networks, prepare, some, limit),
+        networks,
+        pictures,
+        rows_left=len(task.ids) - start,
+        decode_seconds=sum(row.processor_seconds for row in rows) / len(rows),
+    )
     light = [replace(row, pixels=None) for row in rows]
     seconds = time.perf_counter() - began
 
@@ -187,9 +196,6 @@ def _begin(
 
 
 _LARGEST = float(np.finfo(np.float16).max)
-
-Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
-"""Logits [rows, classes] and embeddings [rows, dimensions] of each step."""
 
 
 def compute_outputs(
@@ -226,10 +232,4 @@ def _run_pieces(
         x = prepare(pictures[at : at + rows])
         moved += time.perf_counter() - began
         pieces.append({step: network(x, rows) for step, network in networks.items()})
-    if len(pieces) == 1:
-        return pieces[0], moved
-    joined: Outputs = {}
-    for step in networks:
-        embeddings = [e for piece in pieces if (e := piece[step][1]) is not None]
-        joined[step] = torch.cat([piece[step][0] for piece in pieces]), torch.cat(embeddings) if embeddings else None
-    return joined, moved
+    return join_outputs(pieces), moved

@@ -85,6 +85,11 @@ class Network:
                 )
             linear[-1].register_forward_pre_hook(self._store_input)
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether a batch of any size goes through the module as it is; found out with the first one."""
+        return self.rows is None and not self._compiled and not self._untried
+
     def compile(self) -> None:
         """Compile the module, for batches of a single size. Raises InputError for a program, which is compiled."""
         import torch
