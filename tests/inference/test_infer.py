@@ -338,3 +338,26 @@ def test_images_without_a_label_among_the_classes_are_reported_before_the_run(tm
         f"{unknown} of {len(rows)} images have no label among the classes (a, x, y): see --label-column and --classes"
     )
     assert line in said
+
+
+_STARTED = """
+import sys
+from predboard.cli.main import run
+assert run(["infer", "--data", sys.argv[1], "--model", sys.argv[2], "--out", sys.argv[3], "--device", "cpu"]) == 0
+print(*sorted(name for name in sys.argv[4:] if name in sys.modules))
+"""
+
+
+def test_it_imports_no_library_that_it_can_do_without(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data")
+    heavy = ("pandas", "tkinter", "matplotlib", "scipy", "sklearn", "tensorboard", "torchvision", "timm", "ray")
+    arguments = [str(tmp_path / "data"), toy.model_file(tmp_path / "model"), str(tmp_path / "out"), *heavy]
+    done = subprocess.run(
+        [sys.executable, "-c", _STARTED, *arguments],
+        env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == ""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from predboard.errors import InputError
 from predboard.images.label_lists import LabelOptions
 from predboard.images.label_values import check_labels, refuse_from_minus_1
+from predboard.predictions.arrow import as_arrow, from_values
 from predboard.predictions.digests import digest_list, digest_manifest
 from predboard.predictions.label_sets import Labels, LabelSets, MultiLabels
 from predboard.predictions.sampling import Salt, mix
@@ -180,7 +181,7 @@ class Manifest:
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Manifest":
         """Return these rows, in this order."""
-        taken = pa.array(rows)
+        taken = as_arrow(np.asarray(rows), pa.int64())
         return replace(
             self,
             image=self.image.take(taken),
@@ -239,8 +240,8 @@ def make_manifest(
         what = "".join(f" ({note})" for note in notes)
         raise InputError(f"no images in {origin}{what}: expected files that end in {' '.join(image_suffixes())}")
     try:
-        image = pa.array(refs, pa.string())
-        pa.array(classes, pa.string())  # names of folders without images as well
+        image = from_values(refs, pa.string()) if isinstance(refs, list) else pa.array(refs, pa.string())
+        from_values(classes, pa.string())  # names of folders without images as well
     except UnicodeEncodeError as error:
         name = str(error.object).encode(errors="surrogateescape")
         raise InputError(f"{origin} has a name that is not valid UTF-8, {str(name)[2:-1]}: rename it") from error
@@ -257,8 +258,11 @@ def image_suffixes() -> tuple[str, ...]:
     """Return the endings of the names of image files, in lower case; upper case is read too."""
     from PIL import features
 
-    built_in = {f".{name}" for name in features.modules if features.check(name)}
-    more = (end for end, package in PLUGINS.items() if end in built_in or importlib.util.find_spec(package))
+    def can_read(end: str, package: str) -> bool:
+        name = end.removeprefix(".")  # only these are asked for: Pillow's check of tkinter imports it
+        return (name in features.modules and features.check(name)) or importlib.util.find_spec(package) is not None
+
+    more = (end for end, package in PLUGINS.items() if can_read(end, package))
     return (*_SUFFIXES, *more)
 
 
@@ -310,6 +314,6 @@ def limit_labels(label: NDArray[Any], classes: int) -> NDArray[np.int32]:
 
 def refuse_secret_refs(refs: pa.StringArray) -> None:
     """Raise InputError if any ref is a URI with a password, a key or a signature in it."""
-    secret = pc.index(pc.match_substring_regex(refs, CREDENTIALS_PATTERN), True).as_py()
-    if secret >= 0:
-        refuse_secrets(refs[secret].as_py())
+    secret = refs.filter(pc.match_substring_regex(refs, CREDENTIALS_PATTERN))
+    if len(secret):
+        refuse_secrets(secret[0].as_py())

@@ -18,6 +18,7 @@ from predboard.config import ImportedKind
 from predboard.images.label_items import with_item_labels
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
+from predboard.predictions.arrow import as_arrow
 from predboard.predictions.schema import Part, Run
 from predboard.predictions.table import Predictions
 from predboard.predictions.tasks import rows_of, to_task_logits
@@ -86,6 +87,7 @@ class PartSpec:
             embeddings: [rows, dimensions], if the run has them.
         """
         manifest = self.manifest
+        taken = as_arrow(ids, pa.int64())
         properties = [image.properties for image in images]
         more: dict[str, Any] = {
             "digest": [image.digest for image in images],
@@ -95,7 +97,8 @@ class PartSpec:
                 for name in ("width", "height", "brightness", "contrast")
             },
             **{
-                name: manifest.columns.column(name).take(ids).combine_chunks() for name in manifest.columns.column_names
+                name: manifest.columns.column(name).take(taken).combine_chunks()
+                for name in manifest.columns.column_names
             },
         }
         if self.run.embedding:
@@ -110,7 +113,7 @@ class PartSpec:
             schema,
             id=ids,
             key=manifest.key[ids],
-            image=manifest.image.take(ids),
+            image=manifest.image.take(taken),
             label=with_item_labels(manifest.label[ids], [image.label for image in images], len(self.run.classes)),
             logits=logits,
             error=[image.error for image in images],

@@ -46,6 +46,29 @@ def arrow_bytes(texts: Sequence[bytes]) -> pa.LargeBinaryArray:
     return pa.Array.from_buffers(pa.large_binary(), len(texts), buffers)
 
 
+def from_values(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
+    """Return values of Python as an Arrow array [rows] of a type, None as null, as `pyarrow.array` does.
+
+    Raises UnicodeEncodeError for a text with lone surrogates.
+
+    >>> from_values(["a", None, "ö"], pa.string()).to_pylist(), from_values([7, None], pa.int32()).to_pylist()
+    (['a', None, 'ö'], [7, None])
+    """
+    ok = np.array([value is not None for value in values], bool)
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        numbers = np.array([0 if value is None else value for value in values], type_.to_pandas_dtype())
+        return as_arrow(numbers, type_, ok)
+    if not (pa.types.is_string(type_) or pa.types.is_binary(type_)):
+        return pa.array(values, type_)
+    encoded = [b"" if value is None else value.encode() if isinstance(value, str) else value for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    if ends[-1] > np.iinfo(np.int32).max:  # beyond the offsets of this type: Arrow says so, or splits the array
+        return pa.array(values, type_)
+    valid = None if ok.all() else as_booleans(ok).buffers()[1]
+    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(type_, len(encoded), buffers)
+
+
 def as_texts(column: pa.Array | pa.ChunkedArray) -> Any:
     """Return values as text; times with a zone are those of UTC, because not every machine knows all zones."""
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, as_texts, scatter
+from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, as_texts, from_values, scatter
 from predboard.predictions.derive import derive, derive_from_confidence
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.sampling import Salt, jackknife_group, mix, rounded_size
@@ -328,10 +328,10 @@ class Predictions(PredictionRows):
         ok = np.array([e is None for e in errors], bool)
         whole = slice(None) if ok.all() else ok  # to take all rows by a mask would copy them
         columns: dict[str, pa.Array] = {
-            "id": pa.array(id, pa.int64()),
-            "key": pa.array(key, pa.int64()),
+            "id": as_arrow(id, pa.int64()),
+            "key": as_arrow(key, pa.int64()),
             "image": image,
-            "error": pa.array(errors, pa.string()),
+            "error": from_values(errors, pa.string()),
         }
         has_scores = "logits" in schema.names
         if has_scores:
@@ -346,7 +346,7 @@ class Predictions(PredictionRows):
             type_ = schema.field(name).type
             if name == "embedding":
                 values = scatter(np.asarray(values)[ok], ok, type_)
-            columns[name] = values if isinstance(values, pa.Array) else pa.array(values, type_)
+            columns[name] = values if isinstance(values, pa.Array) else from_values(values, type_)
         batch = pa.RecordBatch.from_arrays([columns[f.name] for f in schema], schema=schema)
         return cls(batch, has_scores=has_scores)
 
@@ -360,7 +360,7 @@ class Predictions(PredictionRows):
         """
         if isinstance(label, MultiLabels):
             raise TypeError("rows of one label each cannot be built from sets of labels")
-        known = {"label": pa.array(label, pa.int32(), mask=label < 0)}
+        known = {"label": as_arrow(label, pa.int32(), label >= 0)}
         return known, derive(logits, label[ok]) if "logits" in schema.names else derive_from_confidence(logits)
 
     def compute_losses(self) -> NDArray[np.float32]:
