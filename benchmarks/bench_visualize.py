@@ -152,6 +152,24 @@ def slope(folder: Path, report: Report) -> None:
     report.compare(claim, costs["few"], costs["read few"], at_most=10)
 
 
+def steps(folder: Path, report: Report) -> None:
+    """Five steps of a small run, as after a training, and the same command again, with nothing new."""
+    run = Run(tuple(f"class{k}" for k in range(10)), "bench")
+    for step in range(5):
+        logits, label = toy.table(run, 5400)
+        logits[np.arange(len(label)), label] += step / 2
+        toy.write_run(folder / "steps", logits, label, replace(run, step=step))
+    costs = take(
+        {
+            "first": lambda: command(folder / "steps"),
+            "again": lambda: predboard("visualize", folder / "steps", "--logdir", folder / "steps-again"),
+        },
+        report.turns,
+    )
+    report.seconds("visualize, five steps of 5,400 × 10", costs["first"], at_most=2.5)
+    report.seconds("the same again, with nothing new", costs["again"], at_most=0.3)
+
+
 def memory(folder: Path, report: Report) -> None:
     """Ten times the rows: time and peak memory. Fewer rows are read without processes, which need half of it."""
     few, many = write(folder / "few", 50_000, 1000), write(folder / "ten", 500_000, 1000)
@@ -273,5 +291,5 @@ def tiles(folder: Path, report: Report) -> None:
     report.compare("a JPEG tile into an event file, faster than add_image", ours_each, theirs_each, at_least=100)
 
 
-BENCHES = (slope, memory, two, rerun, tiles)
+BENCHES = (slope, steps, memory, two, rerun, tiles)
 """Those that run when none is named; `huge` runs when it is."""
