@@ -6,7 +6,7 @@ It knows no model, no metric and no TensorBoard. Rows are joined by key; scores 
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from predboard.composition.alignment import Alignment, align
 from predboard.composition.inputs import NamedStep, open_runs
 from predboard.composition.new_step import CompositionResult, NewStep, RowGroup, check_out, count_rows, source_facts
 from predboard.composition.row_cursor import RowCursor, concat_rows, plain_fields
-from predboard.composition.scores import Average, open_scores
+from predboard.composition.scores import Average, ScoreReader, open_scores, rows_at_a_time
 from predboard.config import CombineConfig
 from predboard.errors import InputError
 from predboard.formatting import plural
@@ -171,10 +171,9 @@ def _notes(inputs: Sequence[NamedStep], alignment: Alignment, columns: pa.Schema
 
 @dataclass(frozen=True)
 class _Portion:
-    """The rows of one row group before their scores are averaged."""
+    """Some rows of a row group before their scores are averaged."""
 
-    start: int
-    stop: int
+    rows: range
     base: pa.RecordBatch
     scores: list[NDArray[np.float32]]
 
@@ -191,12 +190,9 @@ def _write(
     if not todo:
         return
     folder = step_folder(staging_dir(new.out), new.run.step)
-    group = row_group_size(len(new.run.classes))
-    ranges = [
-        (start, min(start + group, part_range.stop))
-        for part_range in todo
-        for start in range(part_range.start, part_range.stop, group)
-    ]
+    size = rows_at_a_time(len(new.run.classes))
+    groups = [_ranges(part_range.ids, row_group_size(len(new.run.classes))) for part_range in todo]
+    blocks = [block for of_part in groups for group in of_part for block in _ranges(group, size)]
     schema = part_schema(new.run, new.columns)
     with contextlib.ExitStack() as stack:
         readers = []
@@ -204,18 +200,36 @@ def _write(
             readers.append(open_scores(one.step, place, new.rows, folder))
             stack.callback(readers[-1].close)
         base = stack.enter_context(contextlib.closing(_BaseRows(new, inputs, alignment)))
-        portions = (_Portion(a, b, base.read(a, b), [reader.read(a, b) for reader in readers]) for a, b in ranges)
-        computed = ordered_map(
-            lambda portion: _build(new.run, schema, portion, alignment, average), portions, worker_count(0), ahead=2
+        portions = (_read(rows, base, readers) for rows in blocks)
+        built = ordered_map(
+            lambda portion: _build(new.run, schema, portion, alignment, average), portions, worker_count(0), ahead=4
         )
-        with contextlib.closing(computed):
-            for part_range in todo:
-                new.write(part_range, itertools.islice(computed, -(-len(part_range) // group)), progress)
+        with contextlib.closing(built):
+            for part_range, of_part in zip(todo, groups, strict=True):
+                row_groups = (_join(itertools.islice(built, len(_ranges(group, size)))) for group in of_part)
+                new.write(part_range, row_groups, progress)
+
+
+def _read(rows: range, base: "_BaseRows", readers: Sequence[ScoreReader]) -> _Portion:
+    a, b = rows.start, rows.stop
+    return _Portion(rows, base.read(a, b), [reader.read(a, b) for reader in readers])
+
+
+def _ranges(whole: range, size: int) -> list[range]:
+    """Return the rows of a range in pieces of `size`, the last of what is left."""
+    return [range(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]
+
+
+def _join(blocks: Iterable[RowGroup]) -> RowGroup:
+    """Return the rows of a row group in one batch."""
+    every = list(blocks)
+    rows, batch = every[0][0], concat_rows([rows.batch for rows, _ in every])
+    return replace(rows, batch=batch), sum(raised for _, raised in every)
 
 
 def _build(run: Run, schema: pa.Schema, portion: _Portion, alignment: Alignment, average: Average) -> RowGroup:
-    """Average the scores of a row group, and return its rows with all columns."""
-    ids = np.arange(portion.start, portion.stop)
+    """Average the scores of some rows, and return them with all columns."""
+    ids = np.arange(portion.rows.start, portion.rows.stop)
     errors = [alignment.errors.get(row) for row in ids.tolist()]
     ok = np.array([error is None for error in errors], bool)
     logits, raised = average(portion.scores if ok.all() else [scores[ok] for scores in portion.scores])
@@ -227,9 +241,9 @@ def _build(run: Run, schema: pa.Schema, portion: _Portion, alignment: Alignment,
     rows = rows_of(run).predictions.build(
         schema,
         id=ids,
-        key=alignment.key[portion.start : portion.stop],
+        key=alignment.key[portion.rows.start : portion.rows.stop],
         image=base.column("image"),
-        label=alignment.label[portion.start : portion.stop],
+        label=alignment.label[portion.rows.start : portion.rows.stop],
         logits=logits,
         error=errors,
         more={name: base.column(name) for name in base.schema.names if name not in ("id", "image")},

@@ -18,16 +18,19 @@ class RowCursor:
     Parts of which no row is asked for are not read, and of the others a batch at a time is in memory.
     """
 
-    def __init__(self, step: Step, columns: Collection[str] | None, schema: pa.Schema | None = None) -> None:
+    def __init__(
+        self, step: Step, columns: Collection[str] | None, schema: pa.Schema | None = None, most_rows: int | None = None
+    ) -> None:
         """Begin before the first row.
 
         Args:
             step: what to read.
             columns: names, as of `read_batches`; all if None, else `id` is needed.
             schema: columns of the result, in its types; null where a part lacks one. Default: as they are read.
+            most_rows: of a batch; None for as many as `read_batches` reads.
         """
         self._parts = iter(step.parts)
-        self._columns, self._schema = columns, schema
+        self._columns, self._schema, self._most_rows = columns, schema, most_rows
         self._batches: Iterator[Predictions] = iter(())
         self._part_stop = self._start = self._stop = 0
         self._batch: pa.RecordBatch | None = None
@@ -64,7 +67,7 @@ class RowCursor:
                 self.close()
                 file = next(part for part in self._parts if part.part.stop > row)
                 self._part_stop, self._name = file.part.stop, file.name
-                self._batches = read_batches(file, self._columns)
+                self._batches = read_batches(file, self._columns, most_rows=self._most_rows)
                 self._stop = file.part.start
             rows = next(self._batches)
             self._start, self._stop = self._stop, self._stop + len(rows)

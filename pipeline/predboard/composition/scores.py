@@ -26,8 +26,12 @@ from predboard.storage.runs import Step
 COLUMNS = frozenset({"id", "logits"})
 """Columns that are read. Their pages have checksums; the digest of all rows would take as long as reading them."""
 
-BLOCK_BYTES = 2**20
-"""Bytes of float64 that are worked on at a time: they stay in the processor's cache."""
+BLOCK_BYTES = 2**18
+"""Bytes of float64 that are worked on at a time: two such arrays stay in a core's cache."""
+
+READ_BYTES = 2**22
+"""Bytes of a model's scores that are read at a time. Memory of large pieces, held for long, is new to the process each
+time, and the system takes as long to give it as decoding takes."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,13 @@ class Average:
         size = max(1, BLOCK_BYTES // (8 * self.classes))
         raised = 0
         for start in range(0, len(averaged), size):
-            total = np.zeros((min(size, len(averaged) - start), self.classes))
+            rows = min(size, len(averaged) - start)
+            total = np.zeros((rows, self.classes)) if any(place is not None for place in self.places) else None
             for values, weight, place in zip(scores, self.weights, self.places, strict=True):
-                part = values[start : start + size].astype(np.float64)  # [block, classes of the model]
-                if self.by == "probabilities":
-                    part = sigmoid(part) if self.task == MULTI_LABEL else _softmax(part)
-                part *= weight
-                if place is None:
+                part = self._weighted(values[start : start + size], weight)  # [block, classes of the model]
+                if total is None:
+                    total = part
+                elif place is None:
                     total += part
                 else:
                     total[:, place] += part
@@ -75,13 +79,29 @@ class Average:
             averaged[start : start + size] = block
         return averaged, raised
 
+    def _weighted(self, values: NDArray[np.float32], weight: float) -> NDArray[np.float64]:
+        """Return scores [rows, classes] as summands of the mean, in float64."""
+        if self.by == "logits":
+            part = values.astype(np.float64)
+        elif self.task == MULTI_LABEL:
+            part = sigmoid(values.astype(np.float64))
+        else:
+            part = _softmax(values)
+        part *= weight
+        return part
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return logits [rows, classes] after replacing them by their probabilities."""
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities of logits [rows, classes], computed in float64."""
+    part = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
+    np.exp(part, out=part)
+    part /= part.sum(axis=1, keepdims=True)
+    return part
+
+
+def rows_at_a_time(classes: int) -> int:
+    """Return how many rows of scores are read and averaged together."""
+    return max(1, READ_BYTES // (4 * classes))
 
 
 class ScoreReader(Protocol):
@@ -115,7 +135,8 @@ def open_scores(step: Step, place: NDArray[np.int64], rows: int, folder: Path) -
 
 class _InOrder:
     def __init__(self, step: Step, place: NDArray[np.int64]) -> None:
-        self._cursor, self._place, self._classes = RowCursor(step, COLUMNS), place, len(step.run.classes)
+        self._cursor = RowCursor(step, COLUMNS, most_rows=rows_at_a_time(len(step.run.classes)))
+        self._place, self._classes = place, len(step.run.classes)
 
     def close(self) -> None:
         self._cursor.close()

@@ -87,6 +87,8 @@ def _compare_with_logits(rows: Predictions, columns: Mapping[str, NDArray[np.gen
         wrong = np.zeros(len(rows), bool)
         wrong[at] = logits.argmax(axis=1) != columns["predicted"][at]
         refuse(rows, "predicted", wrong, "the index of the highest logit")
+    if not columns.keys() & {"confidence", "margin", "entropy", "loss"}:
+        return
     sample = np.unique(np.linspace(0, len(at) - 1, SAMPLE_ROWS).astype(np.int64))
     label = columns["label"].astype(np.int64)[at[sample]] if "label" in columns else np.full(len(sample), -1)
     for name, values in derive(logits[sample], label).items():

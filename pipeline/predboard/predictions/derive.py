@@ -17,7 +17,7 @@ _SUM_TOLERANCE = 0.02
 """Largest accepted difference of a row's sum of probabilities from 1: half precision has three digits."""
 
 
-_BLOCK_NUMBERS = 2**18
+_BLOCK_NUMBERS = 2**16
 """Numbers in a block of rows: what is computed of a block stays in the processor's cache."""
 
 
@@ -90,8 +90,8 @@ def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDAr
     >>> [round(float(value), 3) for value in logarithms[0]], raised
     ([-1.386, -0.288, -87.337], 1)
     """
-    p = probabilities.astype(np.float64)
-    return np.log(np.maximum(p, MIN_PROBABILITY)).astype(np.float32), int((p < MIN_PROBABILITY).sum())
+    p = probabilities.astype(np.float64, copy=False)
+    return np.log(np.maximum(p, MIN_PROBABILITY)).astype(np.float32), int(np.count_nonzero(p < MIN_PROBABILITY))
 
 
 def to_logits(
