@@ -10,7 +10,7 @@ to the last bit, so rows may be measured anywhere, in any grouping and order. Fl
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,8 @@ def greatest() -> Any:
     return field(metadata={"merge": np.maximum})
 
 
-@runtime_checkable
 class Mergeable(Protocol):
-    """A value that merges itself: a field of this type needs no declaration."""
+    """A value that merges itself: a field that has the method needs no declaration."""
 
     def merge(self, other: Any) -> Any:
         """Return a new value; neither argument changes."""
@@ -219,8 +218,10 @@ class Lowest:
         among = np.arange(len(group))
         if len(group) > limit > 0 and (group == group[0]).all():  # only what can stay is sorted
             among = np.flatnonzero(~(score > np.partition(score, limit - 1)[limit - 1]))  # nan is the highest
-        order = among[np.lexsort((id[among], key[among], score[among], group[among]))]
-        by_group = group[order]
+        order = among[np.lexsort((score[among], group[among]))]
+        by_group, ascending = group[order], score[order]
+        if ((by_group[1:] == by_group[:-1]) & ~(ascending[1:] > ascending[:-1])).any():  # else keys decide nothing
+            order = among[np.lexsort((id[among], key[among], score[among], group[among]))]
         rank = np.arange(len(order)) - np.searchsorted(by_group, by_group)  # of each row in its group
         return order[rank < limit].astype(np.int64)
 
@@ -263,8 +264,9 @@ def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
         x, y = getattr(a, f.name), getattr(b, f.name)
         if "merge" in f.metadata:
             merged[f.name] = f.metadata["merge"](x, y)
-        elif isinstance(x, Mergeable):
-            merged[f.name] = x.merge(y)
+        elif hasattr(x, "merge"):  # `isinstance` of a protocol takes twenty times as long
+            own: Mergeable = x
+            merged[f.name] = own.merge(y)
         else:
             merged[f.name] = merge(x, y, done=done)
     done[id(a), id(b)] = type(a)(**merged)

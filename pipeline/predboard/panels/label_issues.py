@@ -57,7 +57,10 @@ class DuplicateFilter:
 
     def merge(self, other: "DuplicateFilter") -> "DuplicateFilter":
         """Return the filter of both; neither argument changes."""
-        return DuplicateFilter(self.once | other.once, self.twice | other.twice | (self.once & other.once))
+        twice = self.once & other.once  # new memory once: to get it takes longer than to fill it
+        twice |= self.twice
+        twice |= other.twice
+        return DuplicateFilter(self.once | other.once, twice)
 
     def maybe_twice(self, digest: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which hashes may have occurred more than once, bool [rows]."""

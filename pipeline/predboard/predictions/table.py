@@ -30,6 +30,9 @@ TILE_CLASSES = 3
 TOP_CLASSES = 5
 """Number of highest classes of each row that derived rows keep."""
 
+_BLOCK_NUMBERS = 2**18
+"""Numbers in a block of rows: what is computed of a block stays in the processor's cache."""
+
 TILE_COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "logits"})
 """Columns that `tile_rows` needs of `Predictions`."""
 
@@ -402,11 +405,15 @@ class Predictions(PredictionRows):
     def probabilities(self) -> NDArray[np.float32]:
         """Softmax of the logits, float32 [rows, classes], each with a relative error of about 1e-6, tiny ones too."""
         logits = self.logits
-        with np.errstate(over="ignore"):  # logits further apart than the largest float give a probability of 0
-            p = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float32)
-        np.exp(p, out=p)
-        p /= p.sum(axis=1, keepdims=True)
-        return np.asarray(p)
+        p = np.empty(logits.shape, np.float32)
+        size = max(_BLOCK_NUMBERS // logits.shape[1], 1)
+        for start in range(0, len(p), size):
+            z, block = logits[start : start + size], p[start : start + size]
+            with np.errstate(over="ignore"):  # logits further apart than the largest float give a probability of 0
+                np.subtract(z, z.max(axis=1, keepdims=True), out=block)
+            np.exp(block, out=block)
+            block /= block.sum(axis=1, keepdims=True)
+        return p
 
     @cached_property
     def top(self) -> NDArray[np.int64]:

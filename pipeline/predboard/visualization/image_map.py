@@ -44,6 +44,10 @@ SAMPLE_ROWS = 10_000
 _BLOCK_NUMBERS = 2**17
 """Numbers that are projected at a time, so that they stay in the processor's cache."""
 
+_SCATTER_DIMENSIONS = 2048
+"""Up to so many dimensions the sums of products, 32 MB at most, are computed once: a third of the time of going through
+the sample twice in each iteration."""
+
 _ITERATIONS = 30
 _VECTORS = 8
 """Of the subspace iteration."""
@@ -180,8 +184,9 @@ def principal_axes(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], 
     centred = vectors - centre
     count = min(_VECTORS, dimensions)
     space = np.linalg.qr(np.random.default_rng(0).normal(size=(dimensions, count)))[0]
+    scatter = centred.T @ centred if dimensions <= _SCATTER_DIMENSIONS else None
     for _ in range(_ITERATIONS):
-        space = np.linalg.qr(centred.T @ (centred @ space))[0]
+        space = np.linalg.qr(centred.T @ (centred @ space) if scatter is None else scatter @ space)[0]
     values, turns = np.linalg.eigh((centred @ space).T @ (centred @ space))
     axes = np.zeros((dimensions, 2))
     best = (space @ turns[:, np.argsort(-values, kind="stable")])[:, :2]
