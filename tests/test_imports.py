@@ -348,3 +348,12 @@ def test_the_package_imports_a_public_name_when_it_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "True True"]
+
+
+def test_the_command_line_is_read_without_numpy_and_arrow() -> None:
+    code = (
+        "import sys, predboard.cli.main\n"
+        "print([name for name in ('numpy', 'pyarrow', 'PIL', 'http.client', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,5 +1,6 @@
 """Run the command `predboard`, which a signal ends with one line from the first moment. It knows no commands."""
 
+import gc
 import os
 import signal
 
@@ -15,6 +16,7 @@ def main() -> None:
     for number in _WORDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
             signal.signal(number, _end)
+    gc.disable()  # until `stoppable`: modules are no garbage, and looking for some takes a tenth of the start
     from predboard.streams import protect_streams
 
     protect_streams()

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a command with one line, whatever it is doing."""
 
+import gc
 import json
 import os
 import re
@@ -98,3 +99,14 @@ def test_ctrl_c_while_drawing(command: RunCommand, example: Example, monkeypatch
     assert (code, out) == (130, [])
     assert err[-1].startswith("predboard: interrupted")
     assert not list((example.folder / "logs").rglob("*.partial"))
+
+
+def test_garbage_is_collected_again_once_a_command_has_imported_what_it_needs() -> None:
+    gc.disable()
+    try:
+        with stoppable():
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from predboard.cli.board import board
 from predboard.cli.signals import stoppable
 from predboard.cli.terminal import log, print_bytes, print_counts, print_document
 from predboard.config import (
@@ -31,11 +30,11 @@ from predboard.config import (
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.invocation import command_line
-from predboard.predictions.row_count import RowCount
 from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
     from predboard.composition.new_step import CompositionResult
+    from predboard.predictions.row_count import RowCount
     from predboard.storage.runs import Step
     from predboard.visualization.visualize import VisualizeResult
 
@@ -72,7 +71,7 @@ def _infer(config: InferConfig) -> int:
         return _exit_code(config.strict, result.steps)
 
 
-def _exit_code(strict: bool, steps: Mapping[int, RowCount]) -> int:
+def _exit_code(strict: bool, steps: Mapping[int, "RowCount"]) -> int:
     """Return 1 if a step has no prediction at all, or if rows failed and that is not wanted; else 0."""
     failed = max(count.failed for count in steps.values())
     if empty := [str(number) for number, count in steps.items() if count.rows and count.failed == count.rows]:
@@ -293,6 +292,8 @@ def _gate(config: GateConfig) -> int:
 
 
 def _board(config: BoardConfig) -> int:
+    from predboard.cli.board import board
+
     with stoppable():
         return board(config)
 

@@ -1,6 +1,7 @@
 """End a command by an exception when Ctrl-C or SIGTERM arrives. It knows nothing of the commands."""
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,8 +17,12 @@ def stoppable() -> Iterator[None]:
     """Raise `Stopped` for Ctrl-C and for SIGTERM, which clusters and containers send before they kill.
 
     Each command enters it after its imports: until then `__main__` ends the process at once, because there is nothing
-    to tidy up and an exception would go through modules that are half imported.
+    to tidy up and an exception would go through modules that are half imported. Where `__main__` has stopped the
+    collection of garbage, it begins again, and never looks at what has been imported.
     """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
         yield
         return

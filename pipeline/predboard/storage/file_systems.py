@@ -5,6 +5,8 @@ Credentials come from the environment, from the configuration of the storage's o
 never from a URI.
 """
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import functools
@@ -13,12 +15,13 @@ import re
 import textwrap
 import threading
 import time
-from typing import Any
-
-from pyarrow import fs
+from typing import TYPE_CHECKING, Any
 
 from predboard.errors import InputError, first_line
 from predboard.invocation import install_command
+
+if TYPE_CHECKING:
+    from pyarrow import fs
 
 MAX_ATTEMPTS = 9
 """Largest number of attempts at a request that is throttled or broken off; the waits between them add up to 13 s."""
@@ -73,6 +76,8 @@ def open_bucket(scheme: str, name: str) -> Bucket:
 
 def _connect(scheme: str, bucket: str) -> fs.FileSystem:
     """Make the file system of a scheme: the place to add a storage backend that fsspec does not cover."""
+    from pyarrow import fs  # only where storage is used
+
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

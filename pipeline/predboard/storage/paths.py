@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
 
-import pyarrow as pa
-
 from predboard.errors import InputError, UnreadableError, first_line
 from predboard.parallel.threads import ordered_map
 from predboard.storage.file_systems import StorageError, explain_error, is_storage_error
@@ -296,6 +294,8 @@ def arrow_source(path: AnyPath, whole: bool = False) -> Any:
     """Return what Arrow's readers accept as a source; `whole` reads an object in storage by one request."""
     if isinstance(path, Path):
         return path.absolute()  # a relative one such as `run:1/step=00000000` would be taken for a URI
+    import pyarrow as pa  # only where storage is used: it takes longer than the rest of a command's start
+
     return pa.BufferReader(path.read_buffer()) if whole else path.open_file()
 
 
@@ -347,6 +347,8 @@ def publish_file(staged: Path, path: AnyPath) -> None:
         staged.replace(path)
         return
     if staged.stat().st_size:
+        import pyarrow as pa
+
         with pa.memory_map(str(staged)) as file:
             path.write_bytes(file.read_buffer())
     else:

@@ -3,6 +3,8 @@
 It knows nothing of the content of files. Callers use `storage.paths`, which offers the same for both kinds of path.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fnmatch
 import io
@@ -15,14 +17,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, TypeVar
-
-import pyarrow as pa
-from pyarrow import fs
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from predboard.errors import InputError, UnreadableError
 from predboard.storage import file_systems
 from predboard.storage.file_systems import SHORT_READ_PATTERN, StorageError, explain_error, open_bucket
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import fs
 
 X = TypeVar("X")
 
@@ -57,7 +60,7 @@ class RemotePath:
     """Size and time, if the path comes from a listing."""
 
     @classmethod
-    def parse(cls, uri: str) -> "RemotePath":
+    def parse(cls, uri: str) -> RemotePath:
         """Normalise a URI. Raises InputError if it names no bucket, or fsspec's memory."""
         scheme, _, rest = uri.partition("://")
         if scheme.lower() == "memory":
@@ -70,7 +73,7 @@ class RemotePath:
     def __str__(self) -> str:
         return self.uri
 
-    def __truediv__(self, name: "str | RemotePath") -> "RemotePath":
+    def __truediv__(self, name: str | RemotePath) -> RemotePath:
         """Return the path of a name inside this folder; a complete path is returned as it is."""
         return name if isinstance(name, RemotePath) else self.parse(f"{self.uri}/{name}")
 
@@ -99,16 +102,16 @@ class RemotePath:
         return self._inside.parts
 
     @property
-    def parent(self) -> "RemotePath":
+    def parent(self) -> RemotePath:
         """The folder that contains this path; the parent of a bucket is the bucket."""
         above = self._inside.parent.as_posix()
         return self if above == "." else RemotePath(f"{self.uri.partition('://')[0]}://{above}")
 
-    def with_name(self, name: str) -> "RemotePath":
+    def with_name(self, name: str) -> RemotePath:
         """Return the path of another name in the same folder."""
         return self.parent / name
 
-    def resolve(self) -> "RemotePath":
+    def resolve(self) -> RemotePath:
         """Return the path itself, which never depends on a current folder."""
         return self
 
@@ -119,34 +122,36 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Return whether there is an object of this key, or any inside it."""
-        return bool(self._info().type != fs.FileType.NotFound)
+        return bool(self._info().type.name != "NotFound")
 
     def is_file(self) -> bool:
         """Return whether there is an object of this key."""
-        return bool(self._info().type == fs.FileType.File)
+        return bool(self._info().is_file)
 
     def is_dir(self) -> bool:
         """Return whether there is any object inside."""
-        return bool(self._info().type == fs.FileType.Directory)
+        return bool(self._info().type.name == "Directory")
 
     def stat(self) -> FileStat:
         """Return the size and time of the object."""
         if self.listed is not None:
             return self.listed
         info = self._info()
-        if info.type == fs.FileType.NotFound:
+        if info.type.name == "NotFound":
             raise FileNotFoundError(2, "No such object", self.uri)
         return _stat(info)
 
-    def iterdir(self) -> Iterator["RemotePath"]:
+    def iterdir(self) -> Iterator[RemotePath]:
         """Iterate over the objects and folders directly inside, sorted; the listing is requested page by page."""
         return iter(self._list(recursive=False))
 
-    def walk_files(self) -> list["RemotePath"]:
+    def walk_files(self) -> list[RemotePath]:
         """Return all objects inside, at any depth, sorted, by one listing."""
         return self._list(recursive=True)
 
-    def _list(self, recursive: bool) -> list["RemotePath"]:
+    def _list(self, recursive: bool) -> list[RemotePath]:
+        from pyarrow import fs  # only where storage is used: it takes longer than the rest of a command's start
+
         def entries(storage: fs.FileSystem, path: str) -> list[tuple[str, fs.FileInfo]]:
             infos = storage.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
             start = len(path.strip("/")) + 1  # some file systems add a / before their paths, or after those of folders
@@ -155,10 +160,10 @@ class RemotePath:
         return sorted(
             RemotePath(f"{self.uri}/{name}", _stat(info))
             for name, info in self._ask(entries)
-            if name and (not recursive or info.type == fs.FileType.File)
+            if name and (not recursive or info.is_file)
         )
 
-    def glob(self, pattern: str) -> Iterator["RemotePath"]:
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Iterate over the paths inside that match a pattern, level by level; * and ? work as in a shell."""
         first, _, rest = pattern.partition("/")
         if re.search(r"[*?\[]", first):
@@ -223,9 +228,9 @@ class RemotePath:
             stream.close()
             return storage.get_file_info(path)
 
-        size = content.size if isinstance(content, pa.Buffer) else len(content)
+        size = memoryview(content).nbytes
         info = self._ask(put)
-        if info.type != fs.FileType.File or info.size != size:
+        if not info.is_file or info.size != size:
             raise StorageError(f"{self} has {info.size} bytes after {size} were written: run the same command again")
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -314,7 +319,7 @@ def _stat(info: fs.FileInfo) -> FileStat:
     return FileStat(info.size or 0, 0.0 if info.mtime is None else info.mtime.timestamp())
 
 
-def _resolve(ask: Callable[[], X], answer: "Future[X]") -> None:
+def _resolve(ask: Callable[[], X], answer: Future[X]) -> None:
     try:
         answer.set_result(ask())
     except BaseException as error:  # raised again by `answer.result`
