@@ -579,7 +579,8 @@ def test_changes_of_a_label_are_counted_and_selected(page: Page, logdir: Path) -
     page.until(lambda: page.text(f"#added-{label}") == str(counts[label]))
     page.click(f"#added-{label}")
     page.has(counts[label])
-    page.open(run="scenes", pane="threshold", **{"class": str(label)})
+    of_label: dict[str, Any] = {"class": str(label)}
+    page.open(run="scenes", pane="threshold", **of_label)
     true = new[new.missed.notna()].labels.map(lambda labels: label in labels)
     found = new[new.missed.notna()].predicted_labels.map(lambda labels: label in labels)
     page.until(lambda: page.text("#share") == f"{100 * (true & found).sum() / true.sum():.1f} %")

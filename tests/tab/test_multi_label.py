@@ -150,18 +150,17 @@ def test_decisions_about_a_label_are_counted_and_selected_by_how_they_changed(
 ) -> None:
     name, step = other.split("@")
     before = CLASSES[::-1] if name == "turned" else CLASSES
-    old, expected = frame(logdir / name, int(step)), {move: [set() for _ in CLASSES] for move in MOVES}
-    for row, (now, was) in enumerate(zip(data.itertuples(), old.itertuples(), strict=True)):
-        if now.missed is None or was.missed is None:
-            continue
-        sides = [(set(now.missed), set(now.wrongly_predicted))]
-        sides += [tuple({CLASSES.index(before[i]) for i in labels} for labels in (was.missed, was.wrongly_predicted))]
-        (missed, wrong), (was_missed, was_wrong) = sides
-        for move, labels in zip(
-            MOVES, (missed - was_missed, was_missed - missed, was_wrong - wrong, wrong - was_wrong), strict=True
-        ):
-            for label in labels:
-                expected[move][label].add(row)
+    place = [CLASSES.index(label) for label in (CLASSES[::-1] if name == "turned" else CLASSES)]
+    old = frame(logdir / name, int(step))
+    expected: dict[str, list[set[int]]] = {move: [set() for _ in CLASSES] for move in MOVES}
+    for role, (now, before) in {"missed": ("lost", "gained"), "wrongly_predicted": ("added", "dropped")}.items():
+        for row, (one, other_one) in enumerate(zip(data[role].tolist(), old[role].tolist(), strict=True)):
+            if one is not None and other_one is not None:
+                labels, were = set(one), {place[i] for i in other_one}
+                for label in labels - were:
+                    expected[now][label].add(row)
+                for label in were - labels:
+                    expected[before][label].add(row)
     counts = tab.json("/compare", run="net", other=other)["labels"]
     assert counts == {move: list(map(len, rows)) for move, rows in expected.items()}
     assert sum(map(sum, counts.values())) > 20

@@ -90,7 +90,7 @@ function byLabel(counts) {
     h('p', {class: 'faint'}, 'Images in which the decision about a label changed: fixed at the left, broken right.'),
     h(
       'table',
-      {class: 'facts moves', hidden: () => !rows.value.length},
+      {class: 'facts moves', 'aria-label': 'changes by label', hidden: () => !rows.value.length},
       h(
         'thead',
         null,

@@ -118,7 +118,12 @@ function histogram(column, shown) {
   };
   return h(
     'figure',
-    {class: 'histogram', 'data-set': () => Boolean(view.value[key]), 'data-stale': () => spread.value.stale},
+    {
+      class: 'histogram',
+      'aria-label': column.name,
+      'data-set': () => Boolean(view.value[key]),
+      'data-stale': () => spread.value.stale,
+    },
     h('figcaption', null, h('span', {class: 'grow clip'}, readout), field(0, 'from'), '–', field(1, 'to')),
     canvas,
   );
@@ -211,7 +216,7 @@ function category(column, shown, key = keyOf(column), title = column.name) {
   });
   return h(
     'figure',
-    {class: 'category', 'data-stale': () => counts.value.stale},
+    {class: 'category', 'aria-label': title, 'data-stale': () => counts.value.stale},
     h('figcaption', null, h('bdi', {class: 'clip'}, title)),
     failure(counts),
     h('ol', {class: 'bars'}, () => {

@@ -69,7 +69,7 @@ export function table() {
   const head = h(
     'div',
     {class: 'table-row table-head', role: 'row', style: () => ({'grid-template-columns': template.value})},
-    h('span', {role: 'columnheader'}),
+    h('span', {role: 'columnheader', 'aria-label': 'picture'}),
     () =>
       names.value.map(name => {
         const sortable = SORTED.includes(name) || on.peek().includes(name);

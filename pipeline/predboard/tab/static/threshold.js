@@ -120,7 +120,7 @@ export function threshold() {
     }),
     h(
       'table',
-      {class: 'facts'},
+      {class: 'facts', 'aria-label': 'at the threshold'},
       h(
         'tr',
         null,
