@@ -150,6 +150,7 @@ def test_the_precision_is_that_of_the_saved_column(tmp_path: Path, classes: Path
         ({"confidence": [0.7, 0.9], "label": ["a", "b"]}, {}, "only one number per row, in 'confidence'"),
         ({"score": [0.7, 0.9], "label": ["a", "b"], "pred_label": ["a", "a"]}, {}, "only one number per row"),
         ({"prob": [0.2, 1.3], "label": [0, 1]}, {"scores": "probabilities"}, "numbers outside 0 to 1"),
+        ({"prob": [-0.2, 0.3], "label": [0, 1]}, {"scores": "log_probabilities"}, "1 row has numbers above 0"),
         ({"prob": [0.2, "x"], "label": [0, 1]}, {"scores": "probabilities"}, "one number per row|which are the scores"),
         ({"score": [0.6 + 0.01 * (i % 30) for i in range(60)], "label": [i % 2 for i in range(60)]},
          {"scores": "probabilities"}, "every probability is at least one half.*--scores confidence"),
@@ -159,6 +160,11 @@ def test_the_precision_is_that_of_the_saved_column(tmp_path: Path, classes: Path
 def test_what_is_refused(frame: dict[str, Any], options: dict[str, Any], words: str, tmp_path: Path) -> None:
     pd.DataFrame(frame).to_csv(tmp_path / "s.csv", index=False)
     refused(words, tmp_path, tmp_path / "s.csv", **options)
+
+
+def test_a_few_probabilities_above_one_half_may_be_those_of_the_positive_class(tmp_path: Path) -> None:
+    pd.DataFrame({"prob": [0.6, 0.9], "label": [0, 1]}).to_csv(tmp_path / "s.csv", index=False)
+    assert run(tmp_path, tmp_path / "s.csv", scores="probabilities")["predicted"].tolist() == [1, 1]
 
 
 def test_probabilities_called_logits_are_noticed(tmp_path: Path, classes: Path) -> None:
