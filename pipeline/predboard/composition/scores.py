@@ -63,12 +63,10 @@ class Average:
         raised = 0
         for start in range(0, len(averaged), size):
             rows = min(size, len(averaged) - start)
-            total = np.zeros((rows, self.classes)) if any(place is not None for place in self.places) else None
+            total = np.zeros((rows, self.classes))
             for values, weight, place in zip(scores, self.weights, self.places, strict=True):
                 part = self._weighted(values[start : start + size], weight)  # [block, classes of the model]
-                if total is None:
-                    total = part
-                elif place is None:
+                if place is None:
                     total += part
                 else:
                     total[:, place] += part
@@ -93,7 +91,7 @@ class Average:
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the probabilities of logits [rows, classes], computed in float64."""
-    part = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
+    part: NDArray[np.float64] = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
     np.exp(part, out=part)
     part /= part.sum(axis=1, keepdims=True)
     return part

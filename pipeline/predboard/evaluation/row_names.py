@@ -127,8 +127,8 @@ def _ways(step: Step, table: pa.Table, file: AnyPath, by: str | None) -> Iterato
         if by in list_numeric_columns(step):
             yield _Names(by, by, texts, hash_refs(map(number_of_text, texts)))
         elif pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-            numbers = list(map(number_of_text, texts))
-            yield _Names(by, by, texts, hash_refs(numbers), _UniqueNumbers(by, file, set(numbers)))
+            written = list(map(number_of_text, texts))
+            yield _Names(by, by, texts, hash_refs(written), _UniqueNumbers(by, file, set(written)))
         else:
             yield _Names(by, by, texts, hash_refs(texts))
         return
