@@ -299,6 +299,13 @@ def arrow_source(path: AnyPath, whole: bool = False) -> Any:
     return pa.BufferReader(path.read_buffer()) if whole else path.open_file()
 
 
+def open_source(path: AnyPath) -> Any:
+    """Open a file for several of Arrow's readers: it stays the same when another file takes its place."""
+    import pyarrow as pa
+
+    return pa.OSFile(str(path)) if isinstance(path, Path) else path.open_file()
+
+
 def check_reachable(path: AnyPath) -> None:
     """Raise StorageError if a path is in a bucket that does not exist or cannot be reached."""
     if isinstance(path, RemotePath):

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from predboard.errors import InputError, reading
 from predboard.formatting import did_you_mean
 from predboard.predictions.arrow import as_arrow, as_numpy, as_texts
 from predboard.predictions.label_sets import LabelSets
-from predboard.storage.paths import AnyPath, arrow_source
+from predboard.storage.paths import AnyPath, open_source
 from predboard.storage.rows import INFO_KEY, MAX_VALUES
 from predboard.tab.row_classes import FAILED, UNLABELLED, WRONG, OneClass, RowClasses, classes_of_rows
 from predboard.tab.texts import Texts
@@ -130,7 +129,7 @@ class RowsFile:
         self.path, self.version = path, version
         with reading(path):
             # It stays open: when visualize puts another file in its place, this one can still be read.
-            self._source = pa.OSFile(str(path)) if isinstance(path, Path) else arrow_source(path)
+            self._source = open_source(path)
             file = self._open(None)
             self._metadata: pq.FileMetaData = file.metadata
             self.schema: pa.Schema = file.schema_arrow

@@ -133,7 +133,7 @@ function keysOf(pictures, lines) {
     const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName);
     if (event.defaultPrevented || !shown() || event.altKey) return;
     if (typing) {
-      if (event.key === 'Escape') at.blur();
+      if (event.key === 'Escape') images()?.focus();
       return;
     }
     if (event.ctrlKey || event.metaKey) {
