@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from predboard.storage.runs import Step
     from predboard.visualization.visualize import VisualizeResult
 
+KEPT = "nothing changed since the last time, kept"
+
 PRESTART_BYTES = 100_000_000
 """Size of the predictions above which a second process is worth its start: one process takes almost a second."""
 
@@ -122,6 +124,13 @@ def _visualize(config: VisualizeConfig) -> int:
         for name, panel in panels.choose((), MULTI_LABEL).items():
             print(f"{name:<14} {panels.title(panel)}")
         return 0
+    from predboard.visualization.unchanged import find_unchanged
+
+    if unchanged := find_unchanged(config):
+        for name, event_file in unchanged.items():
+            print(f"{name}: {KEPT} {event_file}")
+        print(f"next: {command_line('board', '--logdir', config.logdir)}")
+        return 0
     from predboard.parallel.pool import ProcessPool
     from predboard.parallel.threads import worker_count
 
@@ -164,7 +173,7 @@ def _print_written(written: "VisualizeResult") -> None:
             "where they are now"
         )
     if written.unchanged:
-        print(f"{written.run}: nothing changed since the last time, kept {written.event_file}")
+        print(f"{written.run}: {KEPT} {written.event_file}")
     else:
         what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
         size = written.event_file.stat().st_size / 1e6
@@ -186,7 +195,7 @@ def _compare(config: CompareConfig) -> int:
             missing = plural(result.missing_pictures, "source image")
             log(f"warning: {missing} not found: --image-root says where they are now")
         print(result.verdict)
-        action = "nothing changed since the last time, kept" if result.unchanged else "->"
+        action = KEPT if result.unchanged else "->"
         print(f"{result.name}: {action} {result.event_file}")
         print(f"next: {command_line('board', '--logdir', config.logdir)}")
         return 0 if result.summary["rates"] else 1  # no image has logits in both

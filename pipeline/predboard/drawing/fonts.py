@@ -37,11 +37,11 @@ class _Font(ImageFont.FreeTypeFont):
     """A font that remembers what it set: names of classes and shares recur on most tiles."""
 
     @functools.lru_cache(SET_LINES)  # noqa: B019  fonts live as long as the process, in `_load`
-    def getmask2(self, *args: Any, **known: Any) -> Any:
+    def getmask2(self, *args: Any, **known: Any) -> Any:  # type: ignore[override]  # takes the same, remembered
         return super().getmask2(*args, **known)
 
     @functools.lru_cache(SET_LINES)  # noqa: B019
-    def getlength(self, *args: Any, **known: Any) -> float:
+    def getlength(self, *args: Any, **known: Any) -> float:  # type: ignore[override]  # likewise
         return super().getlength(*args, **known)
 
 

@@ -15,7 +15,7 @@ from predboard.metrics import registry
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, digest_records, hash64
 from predboard.storage.paths import AnyPath
 from predboard.summaries import Picture, Summary, Text
-from predboard.visualization import events, log_folder, summary_json
+from predboard.visualization import events, log_folder, summary_json, unchanged
 
 LOCK_TIMEOUT_SECONDS = 60
 """Longest wait for another process that ranks the same runs."""
@@ -76,6 +76,7 @@ def write_leaderboard(logdir: AnyPath, code: str = "") -> AnyPath | None:
     if len(log_folder.list_runs(logdir)) < 2 and not folder.is_dir():
         return None
     with log_folder.replace_logs(folder, "leaderboard", wait_seconds=LOCK_TIMEOUT_SECONDS) as draft:
+        draft.inputs = unchanged.digest_summaries(logdir)
         contents = dict(_read_summaries(logdir))
         entries = [entry for name, content in contents.items() if (entry := _parse_entry(name, content)) is not None]
         if len(entries) > 1:

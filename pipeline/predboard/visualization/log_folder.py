@@ -18,6 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from predboard.errors import InputError
+from predboard.log_names import LEADERBOARD_RUN as LEADERBOARD_RUN
+from predboard.log_names import RECORD_FILE as RECORD_FILE
+from predboard.log_names import SUMMARY_FILE as SUMMARY_FILE
 from predboard.storage.file_systems import StorageError
 from predboard.storage.locks import lock_folder
 from predboard.storage.paths import (
@@ -34,15 +37,7 @@ from predboard.storage.paths import (
     staging_dir,
 )
 from predboard.summaries import File
-
-RECORD_FILE = ".predboard.json"
-"""Our list of the files that we wrote into a log folder, and what they were made from."""
-
-LEADERBOARD_RUN = "_all_runs"
-"""Name of the run that ranks all others of a log folder. No other may have it."""
-
-SUMMARY_FILE = "summary.json"
-"""A file that only the logs of a run have."""
+from predboard.visualization.unchanged import stamp
 
 COMPARE_FILE = "compare.json"
 """A file that only the logs of a comparison have."""
@@ -89,6 +84,8 @@ class LogDraft:
         """Where the source images are, if not where the predictions say."""
         self.shown: Mapping[str, str] = {}
         """Digest of each step that the logs show, by its number."""
+        self.inputs = ""
+        """Digest of the inputs by their stamps, as it was before they were read; empty if stamps do not tell them."""
         self._folder = folder
         self._predictions = predictions
 
@@ -161,6 +158,9 @@ class LogDraft:
             content["image_root"] = relative_name(self.image_root, self._folder)
         if self.shown:
             content["shown"] = self.shown
+        if self.inputs and record.made_from and not is_remote(self._folder):
+            stamps = [stamp(self._folder / name) for name in record.files]
+            content["seen"] = {"inputs": self.inputs, "stamps": stamps}
         staged = self.staging / RECORD_FILE  # inside our own new folder: in the log folder a link may have its name
         staged.write_text(json.dumps({**content, "digests": record.digests}, indent=1) + "\n", "utf-8")
         publish_file(staged, self._folder / RECORD_FILE)

@@ -46,6 +46,7 @@ from predboard.visualization.image_map import MAP_FILE, ImageMap, map_by_columns
 from predboard.visualization.render import RenderJob, render_run
 from predboard.visualization.source_images import SourceImages
 from predboard.visualization.thumbnails import THUMBNAILS_FILE, DrawnThumbnails, is_small, write_thumbnails
+from predboard.visualization.unchanged import digest_inputs
 
 MAP_STATE = "image map"
 """Name under which the places of images are measured beside the panels' states: no panel's, because it has a space."""
@@ -148,6 +149,7 @@ def _visualize_run(
     pool: ProcessPool,
     settings: MeasureSettings,
 ) -> VisualizeResult:
+    inputs = digest_inputs(predictions, config)
     run = _OpenRun.open(predictions, config, log)
     chosen = panels.choose(config.panels, run.steps[-1].run.task)
     if not all(step.run.has_scores for step in run.steps):
@@ -185,6 +187,7 @@ def _visualize_run(
         pool.start(1 + logged // POOL_MIN_PICTURES)
     with log_folder.replace_logs(run.folder, "run", [predictions], log) as draft:
         draft.image_root = config.image_root
+        draft.inputs = inputs if run.is_plain and not any(map(outside_code, chosen.values())) else ""
         draft.shown = {str(step.step): step.digest for step in run.steps}
         rows_file, last = draft.staging / ROWS_FILE, run.steps[-1].step
         image_map = _map_by_components(run, chosen, config, job.threads)
@@ -289,6 +292,17 @@ class _OpenRun:
         for step, effect in amended.effects.items():
             log(f"{self.name}, step {step}: {effect.sentence()}")
         return replace(self, steps=amended.steps, effects=amended.effects, thresholds=amended.thresholds)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be said of the run each time that it is found unchanged."""
+        whole = not any(step.missing for step in self.steps) and all(step.run.has_scores for step in self.steps)
+        damaged = (
+            preflight_path(step.parts[0].path.parent.parent, step.step, ".png").exists()
+            for step in self.steps
+            if self.sheets[step.step] is None
+        )
+        return whole and not any(damaged)
 
     @property
     def rows(self) -> int:

@@ -1,0 +1,149 @@
+"""Sizes and times of files tell that logs are current, or nothing is concluded from them."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from predboard import VisualizeConfig, visualize
+from predboard.predictions.schema import Run
+from predboard.storage.runs import part_path, preflight_path
+from predboard.visualization import log_folder
+from predboard.visualization.unchanged import find_unchanged
+from tests import toy
+
+RUN = Run(classes=("cat", "dog", "eel"), model="toy.py:build")
+
+
+def write(folder: Path) -> Path:
+    logits, label = toy.table(RUN, 15)
+    toy.write_run(folder, logits, label, RUN)
+    return folder
+
+
+def configured(folder: Path, *names: str, **more: Any) -> VisualizeConfig:
+    predictions = tuple(folder / name for name in names)
+    return VisualizeConfig(predictions=predictions, logdir=folder / "logs", panels=("glance", "metrics"), **more)
+
+
+def rewrite(file: Path) -> None:
+    """The same content, written again."""
+    content, before = file.read_bytes(), file.stat().st_mtime_ns
+    file.write_bytes(content)
+    os.utime(file, ns=(before, before + 1))
+
+
+def replace_in_its_time(file: Path) -> None:
+    """Another file of the same size and time."""
+    status, content = file.stat(), file.read_bytes()
+    file.with_name("new").write_bytes(content[:-1] + b"?")
+    file.with_name("new").replace(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a part is written again": lambda folder: rewrite(part_path(folder / "net", 0, 0)),
+    "a part is replaced": lambda folder: replace_in_its_time(part_path(folder / "net", 0, 0)),
+    "a part is gone": lambda folder: part_path(folder / "net", 0, 0).unlink(),
+    "a preflight is new": lambda folder: (
+        preflight_path(folder / "net", 0, ".png").parent.mkdir(),
+        preflight_path(folder / "net", 0, ".png").write_bytes(b"?"),
+    ),
+    "a log file is written again": lambda folder: rewrite(folder / "logs" / "net" / "summary.json"),
+    "a log file is replaced": lambda folder: replace_in_its_time(folder / "logs" / "net" / "summary.json"),
+    "the event file is gone": lambda folder: next((folder / "logs" / "net").glob("*tfevents*")).unlink(),
+    "the record is cut": lambda folder: (folder / "logs" / "net" / log_folder.RECORD_FILE).write_text('{"made_from": '),
+    "the record is none": lambda folder: (folder / "logs" / "net" / log_folder.RECORD_FILE).write_text("[]"),
+    "there is another run": lambda folder: (
+        visualize(configured(folder.parent / "x", "two"))
+        and (folder.parent / "x" / "logs" / "two").rename(folder / "logs" / "two")
+    ),
+}
+
+
+def test_nothing_has_changed(tmp_path: Path) -> None:
+    write(tmp_path / "net")
+    (drawn,) = visualize(configured(tmp_path, "net"))
+    assert find_unchanged(configured(tmp_path, "net")) == {"net": drawn.event_file}
+    assert find_unchanged(configured(tmp_path, "net", workers=1)) == {"net": drawn.event_file}
+    assert not find_unchanged(configured(tmp_path, "net", per_gallery=3))
+    assert not find_unchanged(dataclasses.replace(configured(tmp_path, "net"), logdir=tmp_path / "other"))
+    assert not find_unchanged(configured(tmp_path, "net", image_root=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_something_has_changed(change: Callable[[Path], object], tmp_path: Path) -> None:
+    write(tmp_path / "a" / "net")
+    write(tmp_path / "x" / "two")
+    visualize(configured(tmp_path / "a", "net"))
+    assert find_unchanged(configured(tmp_path / "a", "net"))
+    change(tmp_path / "a")
+    assert not find_unchanged(configured(tmp_path / "a", "net"))
+
+
+def test_a_new_distribution_may_add_a_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "net")
+    (tmp_path / "site").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    visualize(configured(tmp_path, "net"))
+    assert find_unchanged(configured(tmp_path, "net"))
+    (tmp_path / "site" / "other-1.0.dist-info").mkdir()
+    assert not find_unchanged(configured(tmp_path, "net"))
+
+
+def test_the_leaderboard_is_current_as_well(tmp_path: Path) -> None:
+    config = configured(tmp_path, *(write(tmp_path / name).name for name in ("one", "two")))
+    drawn = visualize(config)
+    assert find_unchanged(config) == {run.run: run.event_file for run in drawn}
+    rewrite(tmp_path / "logs" / log_folder.LEADERBOARD_RUN / Path(_only_event_file(tmp_path)).name)
+    assert not find_unchanged(config)
+
+
+def _only_event_file(folder: Path) -> str:
+    (file,) = (folder / "logs" / log_folder.LEADERBOARD_RUN).glob("*tfevents*")
+    return str(file)
+
+
+def test_what_stamps_do_not_tell_is_looked_at(tmp_path: Path) -> None:
+    write(tmp_path / "net")
+    (tmp_path / "labels.csv").write_text("id,label\n0,cat\n")
+    config = configured(tmp_path, "net", labels=tmp_path / "labels.csv")
+    visualize(config)
+    assert not find_unchanged(config)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "step=00000000").symlink_to(tmp_path / "net" / "step=00000000")
+    config = configured(tmp_path, "linked")
+    visualize(config)
+    assert not find_unchanged(config)
+
+
+def test_the_command_says_so_without_numpy(tmp_path: Path) -> None:
+    write(tmp_path / "net")
+    code = (
+        "import sys; from predboard.cli.main import run; words = sys.argv[1:]; codes = [run(words)]\n"
+        "print(codes, 'numpy' in sys.modules)"
+    )
+    line = [
+        sys.executable,
+        "-c",
+        code,
+        "visualize",
+        tmp_path / "net",
+        "--logdir",
+        tmp_path / "logs",
+        "--panels",
+        "glance",
+    ]
+    first, again = (
+        subprocess.run(line, cwd=toy.ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        for _ in range(2)
+    )
+    event_file = next((tmp_path / "logs" / "net").glob("*tfevents*"))
+    assert again[0] == f"net: nothing changed since the last time, kept {event_file}"
+    assert (first[-1], again[-1]) == ("[0] True", "[0] False")
+    assert again[1] == first[1]
