@@ -90,5 +90,6 @@ def test_targets_with_minus_1_for_every_label_that_does_not_apply_are_refused() 
     with_0 = signed.copy()
     with_0[3] = 0
     known_only = np.where(signed < 0, np.nan, 1.0)
-    for targets, empty in ((with_0, None), (known_only, "unknown")):
+    cases: tuple[tuple[Any, EmptyCell | None], ...] = ((with_0, None), (known_only, "unknown"))
+    for targets, empty in cases:
         assert labels(targets, empty).label.unknown.size[0] == 2

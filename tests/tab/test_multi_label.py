@@ -149,18 +149,17 @@ def test_decisions_about_a_label_are_counted_and_selected_by_how_they_changed(
     tab: Tab, logdir: Path, data: pd.DataFrame, other: str
 ) -> None:
     name, step = other.split("@")
-    before = CLASSES[::-1] if name == "turned" else CLASSES
     place = [CLASSES.index(label) for label in (CLASSES[::-1] if name == "turned" else CLASSES)]
     old = frame(logdir / name, int(step))
     expected: dict[str, list[set[int]]] = {move: [set() for _ in CLASSES] for move in MOVES}
-    for role, (now, before) in {"missed": ("lost", "gained"), "wrongly_predicted": ("added", "dropped")}.items():
+    for role, (come, gone) in {"missed": ("lost", "gained"), "wrongly_predicted": ("added", "dropped")}.items():
         for row, (one, other_one) in enumerate(zip(data[role].tolist(), old[role].tolist(), strict=True)):
             if one is not None and other_one is not None:
                 labels, were = set(one), {place[i] for i in other_one}
                 for label in labels - were:
-                    expected[now][label].add(row)
+                    expected[come][label].add(row)
                 for label in were - labels:
-                    expected[before][label].add(row)
+                    expected[gone][label].add(row)
     counts = tab.json("/compare", run="net", other=other)["labels"]
     assert counts == {move: list(map(len, rows)) for move, rows in expected.items()}
     assert sum(map(sum, counts.values())) > 20

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,7 +78,7 @@ def test_labels_are_names_or_indices_and_what_is_unknown_is_none(folder: Path, t
     )
     listed = open_source(str(from_minus_1), SourceOptions(image_root=folder))
     assert toy.class_labels(listed.fit_labels(4)) == toy.class_labels(listed.fit_labels(2)) == [-1, 0, 1, 1, 0]
-    for name_outputs in (lambda: listed.fit_labels(3), lambda: listed.with_classes(("a", "b", "c"))):
+    for name_outputs in (partial(listed.fit_labels, 3), partial(listed.with_classes, ("a", "b", "c"))):
         with pytest.raises(InputError, match="are −1 to 1, of 3 classes: do they count from −1"):
             name_outputs()
     spelled = open_source(str(named), SourceOptions(image_root=folder, classes=("A", "B")))
