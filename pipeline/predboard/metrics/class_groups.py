@@ -89,7 +89,9 @@ def groups_of(path: AnyPath | None, run: Run, classes: Sequence[str] = ()) -> Cl
     if path is None:
         return NO_GROUPS
     if run.task == MULTI_LABEL:
-        raise InputError("--groups is for one label per image: with several, mistakes are not pairs of classes")
+        raise InputError(
+            "--groups is for one label per image: with several, mistakes are not pairs of classes; leave it out"
+        )
     return read_class_groups(path, classes or run.classes)
 
 
