@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from predboard import InferConfig, InputError, VisualizeConfig, infer, open_predictions, visualize
 from predboard.cli.parser import parse
 from predboard.images import preprocessing
+from predboard.images.loader import Loader
 from predboard.inference import diagnostics
 from predboard.inference.preflight_report import PreflightReport
 from predboard.metrics.intervals import sign_test
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
+
+from predboard.inference import preflight, preflight_probe
 
 _NET = """
 import torch
@@ -229,7 +233,7 @@ def test_a_resize_unlike_that_of_training_is_named(folder: Path, tmp_path: Path)
     )
     own, usual = (t for t in report["tried"] if t["name"].startswith("pictures"))
     assert (own["images"], own["right"]) == (200, 200)
-    assert usual["images"] == 32  # given up at the first look
+    assert usual["images"] == 100  # given up at the second look: no better than the given size
 
 
 def test_a_model_that_rejects_other_sizes_gets_no_advice_on_size(folder: Path, tmp_path: Path) -> None:
@@ -355,7 +359,7 @@ def test_the_cost_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_BYTES", 2**28)
     monkeypatch.setattr("predboard.inference.preflight.TRIALS_MIN_SECONDS", 0.0)  # as of a model that takes long
     _, report = run(folder, tmp_path / "slow", channels="bgr")
-    assert {tried["images"] for tried in report["tried"]} <= {32, 64}
+    assert {tried["images"] for tried in report["tried"]} <= {16, 64}
     assert sign_test(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
 
 
@@ -435,3 +439,62 @@ def test_the_forecast_is_of_decoding_and_model_at_once_where_that_was_measured(f
         "both at once 50, about 37 min for 300,000" in list(described.lines(100_000, 300_000, [torch.device("cpu")]))[2]
     )
     assert run(folder, tmp_path / "all")[1]["together_per_second"] == 0  # the run is no longer than the preflight
+
+
+class _Clock:
+    """Seconds that pass only while pictures are decoded or go through the model, so many for each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, decode: float, infer: float) -> None:
+        self.now, self.decoded, self.inferred = 0.0, 0, 0
+        stream, outputs = Loader.stream, preflight_probe.compute_outputs
+
+        def slow_stream(loader: Loader, chunks: Any, *rest: Any) -> Any:
+            for task, rows in stream(loader, chunks, *rest):
+                self.now += decode * len(rows)
+                self.decoded += len(rows)
+                yield task, rows
+
+        def slow_outputs(networks: Any, prepare: Any, pictures: Any, limit: Any) -> Any:
+            self.now += infer * len(pictures)
+            self.inferred += len(pictures)
+            return outputs(networks, prepare, pictures, limit)
+
+        monkeypatch.setattr(Loader, "stream", slow_stream)
+        monkeypatch.setattr(preflight_probe, "compute_outputs", slow_outputs)
+        for module in (preflight, preflight_probe):
+            monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
+
+
+@pytest.mark.parametrize(
+    ("decode", "infer_", "least"), [(1e-6, 0.5, 16), (1.0, 0.01, 16), (0.1, 0.1, 64), (1e-6, 0.001, 200)]
+)
+@pytest.mark.parametrize("options", [{}, {"channels": "bgr"}, {"model_args": {"kind": "small"}, "resize": 12}])
+def test_it_ends_in_time_however_slow_the_images_and_the_model_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: float, infer_: float, least: int,
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    clock, ended = _Clock(monkeypatch, decode, infer_), list[float]()
+    write = preflight.write_report
+    monkeypatch.setattr(preflight, "write_report", lambda *all_: (ended.append(clock.now), write(*all_)))
+    _, report = run(folder, tmp_path / "out", **options)
+    assert ended[0] <= preflight.MAX_SECONDS
+    assert report["images"] >= least
+
+
+def test_a_sound_model_is_judged_by_half_the_sample_and_a_doubtful_one_by_all_of_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "FIRST_IMAGES", 80)
+    monkeypatch.setattr(preflight, "FIRST_PORTION", 8)
+    _, sound = run(folder, tmp_path / "sound")
+    _, doubtful = run(folder, tmp_path / "doubtful", channels="bgr")
+    assert (sound["images"], doubtful["images"]) == (80, 200)
+
+
+def test_the_first_images_of_a_sound_model_cost_little_more_than_one_pass(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock(monkeypatch, 0.001, 0.001)
+    run(folder, tmp_path / "out")
+    assert clock.decoded == 1 + 200 + 200  # for the size of the input, for the preflight, for the run
+    assert clock.inferred == 200 + 16 + 16  # a second pass over the first portion, and one in other company

@@ -4,10 +4,10 @@ It knows nothing of parts. The sample is chosen by a hash of the images' keys. T
 `preflight_report`), and a report of the same sample and model is not made again.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from predboard.inference import diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
 from predboard.inference.forward import BatchLimit
 from predboard.inference.preflight_judges import Judge, judge_of
-from predboard.inference.preflight_probe import Probe, Sample, ValueRange, decode_sample
+from predboard.inference.preflight_probe import Probe, Sample, SampleReader, ValueRange
 from predboard.inference.preflight_report import PreflightReport, read_report, write_report
 from predboard.inference.preprocessing_trials import Scaling, Trial
 from predboard.inference.worker import Job
@@ -34,6 +34,22 @@ SAMPLE_MAX_BYTES = 2**28
 
 SHEET_PICTURES = 20
 """Pictures on the contact sheet."""
+
+FIRST_IMAGES, FIRST_PORTION = 256, 16
+"""Images that are looked at first, and those of them that show how long one takes. The rest of the sample is looked at
+where the first ones leave a doubt that more could settle."""
+
+MIN_ACCURACY = 0.5
+"""Share of the first images that must be right for the rest not to be looked at."""
+
+MAX_ORDERED_CLASSES = 128
+"""Classes whose order the whole sample can show, but hardly its first images."""
+
+MAX_SECONDS = 60.0
+"""The preflight begins nothing that would probably end later; it looks at `FIRST_PORTION` images whatever they take."""
+
+SAMPLE_MAX_SECONDS, SHEET_SECONDS = 25.0, 2.0
+"""Of these the sample takes at most the first, and the second are left for the end."""
 
 TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 10.0
 """Trying other scalings takes at most this share of the whole run's forward passes, or this many seconds if that is
@@ -71,8 +87,8 @@ def preflight(
     key = _key(job, step, chosen, recipe)
     report = read_report(job.out, step, key)
     if report is None:
-        examined = _Examined.begin(job, devices[0], modules(step), step, chosen, log)
-        report = examined.report(rows, recipe, key)
+        examined = _Examined.begin(rows, job, devices[0], modules(step), step, chosen, log)
+        report = examined.report(recipe, key)
         job = replace(job, batch_size=examined.probe.limit.rows)  # fewer if the device's memory was not enough
     for line in report.lines(sum(len(task.ids) for task in tasks), rows, devices):
         log(line)
@@ -104,6 +120,8 @@ class _Examined:
     """A sample, the model, and what the model says of the sample."""
 
     began: float
+    forward_rows: int
+    """Rows of the whole run, images times steps, which bounds the cost of the trials."""
     job: Job
     step: int
     sample: Sample
@@ -111,10 +129,13 @@ class _Examined:
     probe: Probe
     logits: NDArray[np.float32]
     """[images, classes]"""
+    first_rows: int
+    """Images of the first batches that went through the model."""
 
     @classmethod
     def begin(
         cls,
+        forward_rows: int,
         job: Job,
         device: torch.device,
         module: torch.nn.Module,
@@ -122,23 +143,67 @@ class _Examined:
         chosen: Sequence[int],
         log: Callable[[str], None],
     ) -> "_Examined":
-        """Decode the sample and send it through the model once."""
+        """Decode the sample and send it through the model once: first images, and the rest if these leave a doubt."""
         began, run = time.perf_counter(), job.runs[step]
-        sample = decode_sample(job, chosen, len(run.classes))
-        values = ValueRange.of_sample(sample.pixels, job.like, run.transform)
+        like = job.like[None]
+        values = ValueRange.of_sample(like, job.like, run.transform)
         probe = Probe(job, device, module, values, BatchLimit(job.batch_size, device, log))
-        return cls(began, job, step, sample, values, probe, probe.logits(sample.pixels))
+        reader, logits = SampleReader(job, chosen, len(run.classes)), list[NDArray[np.float32]]()
+        first_rows = 0
+        for goal in (min(FIRST_IMAGES, len(chosen)), len(chosen)):
+            portion = min(goal - reader.taken, FIRST_PORTION if not reader.taken else goal)
+            while portion > 0:
+                pixels = reader.read(portion)
+                if len(pixels):
+                    logits.append(probe.logits(pixels))
+                took = time.perf_counter() - began
+                portion = min(goal - reader.taken, int((SAMPLE_MAX_SECONDS - took) / took * reader.taken))
+            if not logits:
+                logits.append(probe.logits(like))
+            first_rows = first_rows or min(len(logits[0]), job.batch_size)
+            logits = [np.concatenate(logits)]
+            sample = reader.sample()
+            probe.values = ValueRange.of_sample(sample.pixels, job.like, run.transform)
+            examined = cls(began, forward_rows, job, step, sample, probe.values, probe, logits[0], first_rows)
+            if reader.taken < goal or goal == len(chosen) or not examined.leaves_doubt():
+                break
+        return examined
 
-    @cached_property
+    @functools.cached_property
     def judge(self) -> Judge:
         """Who knows the labels of the sample."""
         return judge_of(self.sample.label, self.job.runs[self.step], self.job.single_output)
 
-    def report(self, forward_rows: int, recipe: Recipe | None, key: str) -> PreflightReport:
+    @functools.cached_property
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of the sample before the scaling, each [channels]."""
+        return self.values.moments(self.sample.pixels)
+
+    def leaves_doubt(self) -> bool:
+        """Return whether more images could prove a mistake that these do not, or refute one.
+
+        Of several labels a row is right only with all of them, which says little: more images are always looked at.
+        """
+        judge, known = self.judge, len(self.judge.labelled)
+        right = judge.right(self.logits)
+        if self.job.random_weights:  # of which no prediction is judged
+            return False
+        if 2 * known < len(self.sample.label) or judge.measure != PreflightReport.measure:
+            return True
+        if right.mean() < MIN_ACCURACY or judge.check_predictions(self.logits, 0.0)[0]:
+            return True
+        if not preprocessing_trials.can_improve(np.tile(right, 2)):  # with as many errors among the others
+            return False
+        classes = self.logits.shape[1]
+        few_of_each = known < 16 * classes <= 16 * MAX_ORDERED_CLASSES
+        if few_of_each or not preprocessing_trials.can_improve(right):
+            return True
+        return preprocessing_trials.is_promising(self.tried[0])
+
+    def report(self, recipe: Recipe | None, key: str) -> PreflightReport:
         """Run every check, and write the report and the contact sheet.
 
         Args:
-            forward_rows: rows of the whole run, which bounds the cost of the trials.
             recipe: preprocessing by the model's library, if it has one.
             key: the report's.
         """
@@ -147,11 +212,11 @@ class _Examined:
         diagnoses = [*diagnostics.check_finite(self.logits), *self._nondeterministic(), *self._padding()]
         if job.config.scores == "logits":
             diagnoses += self.judge.check_outputs(self.logits[np.isfinite(self.logits).all(axis=1)])
-        mean, std = values.moments(sample.pixels)
+        mean, std = self.moments
         swapped = [] if job.random_weights else [*self.judge.check_meaning(self.logits)]
         tried: tuple[list[Trial], Trial | None, list[Diagnosis]] = [], None, swapped
         if not swapped:  # which explains why most are wrong
-            tried = self._try_alternatives(mean, std, forward_rows)
+            tried = self.tried
         trials, better, improvement = tried
         diagnoses += improvement
         explained = better.right / better.images if better is not None else 0.0
@@ -169,8 +234,9 @@ class _Examined:
             diagnoses += (d for d in odd if d.warning or not plausible)
 
         together = 0.0
-        if forward_rows > len(sample.label):
-            together = self.probe.measure_together(len(job.loader.manifest), sample.decoded_per_second)
+        if self.forward_rows > len(sample.label):
+            limit = self._seconds_left()
+            together = self.probe.measure_together(len(job.loader.manifest), sample.decoded_per_second, limit)
         report = PreflightReport(
             key=key,
             step=run.step,
@@ -197,9 +263,9 @@ class _Examined:
     def _nondeterministic(self) -> Iterator[Diagnosis]:
         """Compare with the logits of a second pass, and of a batch with other images in it."""
         pixels = self.sample.pixels
-        batch = pixels[: self.job.batch_size]
+        batch = pixels[: self.first_rows]  # which went through together before
         some = min(8, len(batch), len(pixels) // 2)
-        if not some:
+        if not some or not self._has_time(len(batch) + 2 * some):
             return
         second = self.probe.logits(batch)
         # The first few with the last few between them, so that a batch of any size has other company.
@@ -218,16 +284,10 @@ class _Examined:
             sizes = [decode.size_after_resize(*size, shape) for size in self.sample.sizes]
             yield from diagnostics.check_padding(sizes, shape.crop, shape.resize is not None)
 
-    def _try_alternatives(
-        self, mean: NDArray[np.float64], std: NDArray[np.float64], forward_rows: int
-    ) -> tuple[list[Trial], Trial | None, list[Diagnosis]]:
-        """Try other scalings, then other sizes if no scaling is better: all trials, the better one, its diagnosis.
-
-        Args:
-            mean, std: [channels] of the sample before the scaling.
-            forward_rows: rows of the whole run.
-        """
-        probe, sample, judge = self.probe, self.sample, self.judge
+    @functools.cached_property
+    def tried(self) -> tuple[list[Trial], Trial | None, list[Diagnosis]]:
+        """Other scalings, then other sizes if no scaling is better: all trials, the better one, its diagnosis."""
+        probe, sample, judge, (mean, std) = self.probe, self.sample, self.judge, self.moments
         given = judge.merit(self.logits[judge.labelled])
         if self.job.random_weights or not preprocessing_trials.can_improve(given):
             return [], None, []
@@ -237,8 +297,8 @@ class _Examined:
         def logits_with(name: str, start: int, stop: int) -> NDArray[np.float32]:
             return probe.logits(pixels[start:stop], scalings[name])
 
-        some = self._affordable(len(scalings), forward_rows)
-        trials = preprocessing_trials.run_trials(list(scalings), given[:some], logits_with, judge.merit)
+        some = self._affordable(len(scalings))
+        trials = preprocessing_trials.run_trials(list(scalings), given[:some], logits_with, judge.merit, self._has_time)
         better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
@@ -253,19 +313,33 @@ class _Examined:
 
         resized: list[Trial] = []
         for name, (_, crop) in sizes.items():
-            some = self._affordable(1, forward_rows, 1 if crop is None else crop**2)
-            resized += preprocessing_trials.run_trials([name], given[:some], logits_at, judge.merit)
+            area = 1 if crop is None else crop**2
+            some = self._affordable(1, area)
+            in_time = functools.partial(self._has_time, pixels=area, decodes=True)
+            resized += preprocessing_trials.run_trials([name], given[:some], logits_at, judge.merit, in_time)
         better = preprocessing_trials.best_trial(resized)
         diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
         return trials + resized, better, diagnoses
 
-    def _affordable(self, ways: int, forward_rows: int, pixels: int = 1) -> int:
+    def _seconds_left(self) -> float:
+        return MAX_SECONDS - SHEET_SECONDS - (time.perf_counter() - self.began)
+
+    def _affordable(self, ways: int, pixels: int = 1) -> int:
         """Return the number of labelled images to try this many ways on, with pictures of so many pixels."""
-        budget = max(TRIALS_MAX_SHARE * forward_rows, TRIALS_MIN_SECONDS * self.probe.inferred_per_second)
-        like, labelled = self.sample.pixels[0], len(self.judge.labelled)
-        passes = ways / 8 + 2  # for each image, as most ways are stopped early
-        passes *= max(1.0, pixels * like.shape[-1] / like.size)
+        budget = max(TRIALS_MAX_SHARE * self.forward_rows, TRIALS_MIN_SECONDS * self.probe.inferred_per_second)
+        labelled = len(self.judge.labelled)
+        passes = (ways / 8 + 2) * self._passes(pixels)  # for each image, as most ways are stopped early
         return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, 64))
+
+    def _passes(self, pixels: int) -> float:
+        """Return how many pictures of the run's size take as long as one of so many pixels."""
+        like = self.sample.pixels[0]
+        return max(1.0, pixels * like.shape[-1] / like.size)
+
+    def _has_time(self, rows: int, pixels: int = 1, decodes: bool = False) -> bool:
+        """Return whether so many rows can go through the model in time; `decodes` if they are read again for it."""
+        each = self._passes(pixels) / self.probe.inferred_per_second
+        return rows * (each + (1 / self.sample.decoded_per_second if decodes else 0.0)) <= self._seconds_left()
 
     def _sizes(self) -> dict[str, preprocessing_trials.Sides]:
         """Return other sizes for picture files; none where code of the user or the library prepares the pictures."""

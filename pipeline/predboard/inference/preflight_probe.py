@@ -17,11 +17,13 @@ from PIL import Image
 
 from predboard.images import decode
 from predboard.images.label_items import with_item_labels
-from predboard.images.loader import image_size
-from predboard.inference.forward import BatchLimit, Normalizer, compute_outputs, forward
+from predboard.images.loader import LoadedImage, image_size
+from predboard.inference.forward import Batch, BatchLimit, Normalizer, compute_outputs, forward
+from predboard.inference.part_builder import PartBuilder
 from predboard.inference.preprocessing_trials import Scaling, Sides
-from predboard.inference.worker import Job
+from predboard.inference.worker import Job, part_spec
 from predboard.models.network import Network
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.tasks import to_task_logits
 from predboard.storage.part_plan import Task, plan_parts
@@ -31,6 +33,10 @@ _CHUNK_ROWS = 8
 
 TOGETHER_SECONDS = 2.0
 """Seconds, as far as they can be foreseen, of the trial from which the duration of the run is forecast."""
+
+TOGETHER_MAX_SHARE, SLOW_PER_SECOND = 0.02, 200.0
+"""That trial is left out where it is more than this share of the run and fewer images than this go through in a second:
+what surrounds decoding and the model, some tenths of a millisecond for an image, does not matter then."""
 
 STRETCHES = 8
 """Places in the data from which the images of that trial are."""
@@ -64,27 +70,55 @@ class Sample:
         return self.pixels.dtype == np.uint8
 
 
-def decode_sample(job: Job, rows: Sequence[int], classes: int) -> Sample:
-    """Decode these rows of the manifest; a label that is not one of the `classes` is unknown."""
-    began = time.perf_counter()
-    chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
-    stream = job.loader.without_thumbnails().stream(chunks, job.like, job.threads, 2 * job.threads)
-    loaded = [row for _, chunk in stream for row in chunk]
-    seconds = time.perf_counter() - began
-    good = [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
-    ids = np.array([i for i, _ in good], np.int64)
-    manifest = job.loader.manifest
-    label = with_item_labels(manifest.label[ids], [row.label for _, row in good], classes)
-    if not good:
-        label = MultiLabels.none(1) if isinstance(label, MultiLabels) else np.full(1, -1)
-    return Sample(
-        ids=ids,
-        pixels=np.stack([row.pixels for _, row in good if row.pixels is not None] or [job.like]),
-        label=label,
-        sizes=tuple((p.width, p.height) for _, row in good if (p := row.properties) is not None),
-        failed=len(loaded) - len(good),
-        seconds=seconds,
-    )
+class SampleReader:
+    """Decodes a sample portion by portion, so that its reader can stop when it has taken too long.
+
+    Attributes:
+        taken: images decoded so far, those that could not be read included.
+    """
+
+    def __init__(self, job: Job, rows: Sequence[int], classes: int) -> None:
+        """Decode nothing yet. A label of these rows of the manifest that is not one of the `classes` is unknown."""
+        self._job, self._rows, self._classes = job, rows, classes
+        self._loader = job.loader.without_thumbnails()
+        self.taken = 0
+        self._seconds = 0.0
+        self._good: list[tuple[int, LoadedImage]] = []  # without pixels
+        self._pixels: list[NDArray[Any]] = []
+
+    def read(self, count: int) -> NDArray[Any]:
+        """Decode the next rows, and return the pictures that could be read, [images, …]."""
+        rows = self._rows[self.taken : self.taken + count]
+        began = time.perf_counter()
+        chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
+        stream = self._loader.stream(chunks, self._job.like, self._job.threads, 2 * self._job.threads)
+        loaded = [row for _, chunk in stream for row in chunk]
+        self._seconds += time.perf_counter() - began
+        self.taken += len(rows)
+        pixels = [row.pixels for row in loaded if row.pixels is not None]
+        self._good += [
+            (i, replace(row, pixels=None)) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None
+        ]
+        self._pixels.append(np.stack(pixels) if pixels else np.zeros((0, *self._job.like.shape), self._job.like.dtype))
+        return self._pixels[-1]
+
+    def sample(self) -> Sample:
+        """Return what was decoded so far; the picture that all are like if none could be read."""
+        ids = np.array([i for i, _ in self._good], np.int64)
+        label = with_item_labels(
+            self._job.loader.manifest.label[ids], [row.label for _, row in self._good], self._classes
+        )
+        self._pixels = [np.concatenate(self._pixels)]
+        if not len(ids):
+            label = MultiLabels.none(1) if isinstance(label, MultiLabels) else np.full(1, -1)
+        return Sample(
+            ids=ids,
+            pixels=self._pixels[0] if len(ids) else self._job.like[None],
+            label=label,
+            sizes=tuple((p.width, p.height) for _, row in self._good if (p := row.properties) is not None),
+            failed=self.taken - len(ids),
+            seconds=self._seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,45 +179,51 @@ class Probe:
     Attributes:
         limit: rows that go through the model at a time; fewer than asked if the device's memory was not enough.
         training: names of the modules that say they are in train mode.
-        inferred_per_second: images per second of the first call, without its first batch; 0 before.
+        values: the range of the sample's values.
     """
 
     def __init__(
         self, job: Job, device: torch.device, module: torch.nn.Module, values: ValueRange, limit: BatchLimit
     ) -> None:
-        self._job, self._device, self._values = job, device, values
+        self._job, self._device, self.values = job, device, values
         self._run = next(iter(job.runs.values()))
         self._network = Network(module, device, job.config.precision, embeddings=False)
         self.limit = limit
         self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
-        self.inferred_per_second = 0.0
+        self._timed: dict[int, list[float]] = {}
+        """Seconds of each batch, by its rows."""
+
+    @property
+    def inferred_per_second(self) -> float:
+        """Images per second so far, without the first batch of each size, which warms up unless it is the only one."""
+        warm = {rows: seconds[1:] for rows, seconds in self._timed.items() if len(seconds) > 1} or self._timed
+        rows = sum(rows * len(seconds) for rows, seconds in warm.items())
+        return rows / max(sum(map(sum, warm.values())), 1e-6)
 
     def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
         """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
-        given = self._values.given
+        given = self.values.given
         reverse = scaling.bgr != given.bgr
         if pixels.dtype == np.uint8:
             pixels = np.ascontiguousarray(pixels[..., ::-1]) if reverse else pixels
         elif scaling != given:
             mean, std = _channel_columns(scaling)
             turned = pixels[:, ::-1] if reverse else pixels
-            pixels = np.ascontiguousarray(turned / np.float32(self._values.top) - mean) / std
+            pixels = np.ascontiguousarray(turned / np.float32(self.values.top) - mean) / std
         return Normalizer(self._device, scaling.mean, scaling.std)(pixels)
 
     def logits(
         self, pixels: NDArray[Any], scaling: Scaling | None = None, limit: BatchLimit | None = None
     ) -> NDArray[np.float32]:
         """Return the logits of pictures [rows, classes], by the given scaling unless told otherwise."""
-        prepare = partial(self.prepare, scaling=scaling or self._values.given)
-        size, batches, began = self._job.batch_size, [], time.perf_counter()
+        prepare = partial(self.prepare, scaling=scaling or self.values.given)
+        size, batches = self._job.batch_size, []
         for start in range(0, len(pixels), size):
-            outputs, _ = compute_outputs({0: self._network}, prepare, pixels[start : start + size], limit or self.limit)
+            batch, began = pixels[start : start + size], time.perf_counter()
+            outputs, _ = compute_outputs({0: self._network}, prepare, batch, limit or self.limit)
             batches.append(outputs[0][0].cpu().numpy())
-            if start == 0 and len(pixels) > size:
-                began = time.perf_counter()  # the first batch warms up
-        if not self.inferred_per_second:
-            counted = len(pixels) - size if len(pixels) > size else len(pixels)
-            self.inferred_per_second = counted / max(time.perf_counter() - began, 1e-6)
+            if limit is None:  # pictures of the run's own size
+                self._timed.setdefault(len(batch), []).append(time.perf_counter() - began)
         return to_task_logits(np.concatenate(batches), self._job.config.scores, self._run)[0]
 
     def logits_at(self, sides: Sides, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
@@ -208,44 +248,60 @@ class Probe:
         except Exception:  # whatever a model raises for pictures that it was not made for
             return None
 
-    def measure_together(self, manifest_rows: int, decoded_per_second: float) -> float:
-        """Measure how fast images go through decoding and the model at the same time, as the run will do it.
+    def measure_together(self, manifest_rows: int, decoded_per_second: float, limit_seconds: float) -> float:
+        """Measure how fast images go through decoding, the model and the writer at the same time, as the run does it.
 
-        On a CPU, threads that decode and those of the model slow each other down. All but the images is warm by now:
-        few of them were read before, so that a slow disk counts. The first two batches do not count, which have gone
-        through when the first one comes out.
+        On a CPU, threads that decode, those of the model and that of the writer slow each other down. All but the
+        images is warm by now: few of them were read before, so that a slow disk counts. The first two batches do not
+        count, which have gone through when the first one comes out. The part that is written is thrown away.
 
         Args:
-            manifest_rows: rows of the whole manifest, of which as many are taken as need two seconds or so.
+            manifest_rows: rows of the whole manifest, of which as many are taken as need two seconds or so, or a
+                twentieth of the whole run.
             decoded_per_second: by decoding alone.
+            limit_seconds: it is left out if it would probably take longer.
 
         Returns:
-            images per second; 0 if there are not three batches.
+            images per second; 0 if there are not three batches, or where they are slow and too large a share of the
+            run, whose duration then is the sum of both.
         """
-        job = self._job
+        job, step = self._job, next(iter(self._job.runs))
         size = min(job.batch_size, self.limit.rows)
         alone = 1 / (1 / decoded_per_second + 1 / self.inferred_per_second)
-        rows = spread_rows(manifest_rows, max(5 * size, int(TOGETHER_SECONDS * alone)))
-        task = Task(plan_parts(len(rows), len(rows))[0], (0,), (0,), tuple(rows))
+        wanted = min(TOGETHER_SECONDS, max(TOGETHER_SECONDS / 4, manifest_rows / alone / 20)) * alone
+        rows = spread_rows(manifest_rows, max(4 * size, int(wanted)))
+        on_processors = self._device.type == "cpu"
+        too_large = on_processors and alone < SLOW_PER_SECOND and len(rows) > TOGETHER_MAX_SHARE * manifest_rows
+        if too_large or len(rows) / alone > limit_seconds:
+            return 0.0
+        task = Task(plan_parts(len(rows), len(rows))[0], (step,), (step,), tuple(rows))
         chunks = ((task, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
         ahead = 2 * job.threads + -(-2 * size // _CHUNK_ROWS)
         stream = job.loader.stream(chunks, job.like, job.threads, ahead)
         loaded = ((task, row) for _, chunk in stream for row in chunk)
         scaling = job.loader.preprocessing
         normalizer = Normalizer(self._device, scaling.mean, scaling.std)
-        batches = forward(loaded, {0: self._network}, normalizer, job.like, size, self.limit)
-        next(batches, None)
-        began = time.perf_counter()
-        done = sum(len(batch.rows) for batch in batches) - size
-        return max(done, 0) / max(time.perf_counter() - began, 1e-6)
+        batches = forward(loaded, {step: self._network}, normalizer, job.like, size, self.limit)
+        without_embeddings = replace(job, runs={step: replace(job.runs[step], embedding=0)})
+        with PartBuilder(part_spec(without_embeddings, self._device, task, step)) as part:  # which is not published
+
+            def write(batch: Batch) -> int:
+                part.add(batch.rows, batch.outputs[step][0])
+                return len(batch.rows)
+
+            written = ordered_map(write, batches, workers=1, ahead=4)
+            next(written, None)
+            began = time.perf_counter()
+            done = sum(written) - size
+            return max(done, 0) / max(time.perf_counter() - began, 1e-6)
 
     def previews(self, pixels: NDArray[Any]) -> list[Image.Image]:
         """Return pictures as the model gets them, scaled back to what a person can look at."""
-        x = self.prepare(pixels, self._values.given).cpu().numpy()
-        if self._values.unit:
-            mean, std = _channel_columns(self._values.given)
+        x = self.prepare(pixels, self.values.given).cpu().numpy()
+        if self.values.unit:
+            mean, std = _channel_columns(self.values.given)
             back = np.clip(np.rint((x * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-            x = back[..., ::-1] if self._values.given.bgr else back
+            x = back[..., ::-1] if self.values.given.bgr else back
         return [decode.make_preview(one, self._job.loader.thumbnails.bands).convert("RGB") for one in x]
 
 

@@ -21,6 +21,12 @@ FALSE_ALARM_RATE = 0.01
 MAX_TESTS = 23
 """Tests on one sample at most: 15 scalings, 5 usual orders of the classes, a fitted order and 2 sizes (Bonferroni)."""
 
+PLAINLY_WORSE = 0.05
+"""p value of the sign test on 16 images at which an alternative is given up."""
+
+PROMISING = 0.2
+"""p value on the first half of a sample below which the second half is looked at as well."""
+
 MIN_ERRORS_EXPLAINED = 0.1
 """Share of the errors that an alternative must remove: a network that is merely weak often gains a little."""
 
@@ -121,29 +127,41 @@ def run_trials(
     given: NDArray[Any],
     outputs: Callable[[str, int, int], NDArray[Any]],
     merit: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
+    in_time: Callable[[int], bool] = lambda _: True,
 ) -> list[Trial]:
     """Try alternatives on a growing part of the sample, and stop each once it is no better than the best so far.
 
-    Stopping early makes no false alarm more likely, and an alternative that is no better costs an eighth of the sample.
+    Stopping early makes no false alarm more likely. An alternative that is no better costs an eighth of the sample, or
+    64 images if that is more, and one that is plainly worse 16 images.
 
     Args:
         names: the alternatives, likeliest first.
         given: [rows] whether each row is right with the given preprocessing, or minus its loss.
         outputs: name, start, stop -> [stop - start, …] what the alternative gives for these rows.
         merit: outputs of the first rows -> [rows] the same as `given` of these.
+        in_time: whether there is time to send so many more rows through the model.
     """
     n, trials, leader = len(given), [], given
     for name in names:
         other, pieces = np.zeros(0, given.dtype), []
-        for stop in (max(n // 8, min(n, 32)), n // 4, n // 2, n):
+        first = max(n // 8, min(n, 64))
+        for stop in (min(n, 16), first, n // 4, n // 2, n):
             if stop > len(other):
+                if not in_time(stop - len(other)):
+                    break
                 pieces.append(outputs(name, len(other), stop))
                 other = merit(np.concatenate(pieces))
+                if stop < first:  # too few to tell which of two is a little better
+                    before = given[:stop]
+                    if sign_test(int((other > before).sum()), int((other < before).sum())) < PLAINLY_WORSE:
+                        break
+                    continue
                 lead = other.sum(dtype=float) - leader[: len(other)].sum(dtype=float)
-                if lead < 0 or (lead == 0 and len(other) > n // 8):
+                if lead < 0 or (lead == 0 and len(other) > first):
                     break
         complete = len(other) == n
-        trials.append(compare_merits(name, given[: len(other)], other, complete))
+        if len(other):
+            trials.append(compare_merits(name, given[: len(other)], other, complete))
         if complete and other.sum() > leader.sum():
             leader = other
     return trials
@@ -159,6 +177,11 @@ def best_trial(trials: Iterable[Trial], min_explained: float = MIN_ERRORS_EXPLAI
     good = [t for t in trials if t.p * MAX_TESTS < FALSE_ALARM_RATE and t.errors_explained >= min_explained]
     top = max((t.score for t in good), default=0.0)
     return next((t for t in good if t.score >= top - 0.01 * t.images), None)
+
+
+def is_promising(trials: Iterable[Trial]) -> bool:
+    """Tell whether an alternative that went through all its images may be better on more of them."""
+    return any(trial.p < PROMISING for trial in trials)
 
 
 def can_improve(merit: NDArray[Any]) -> bool:

@@ -160,7 +160,7 @@ class _BatchWriter:
         per_step = {"decode": decode, **{name: value / len(batch.outputs) for name, value in batch.seconds.items()}}
         for step, (logits, embeddings) in batch.outputs.items():
             if step not in self._parts:
-                spec = _part_spec(self._job, self._device, task, step)
+                spec = part_spec(self._job, self._device, task, step)
                 self._parts[step] = PartBuilder(spec) if isinstance(task.ids, range) else PartRepair(spec, task.ids)
             part = self._parts[step]
             before = part.failed
@@ -186,7 +186,7 @@ def write_failed_task(job: Job, device: torch.device, task: Task, why: str) -> t
         picture = LoadedImage(error=f"WorkerDied: {why}")
         for step in task.steps:
             run = job.runs[step]
-            with PartBuilder(_part_spec(job, device, task, step)) as part:
+            with PartBuilder(part_spec(job, device, task, step)) as part:
                 for start in range(0, len(task.ids), job.batch_size):
                     rows = min(job.batch_size, len(task.ids) - start)
                     logits = np.zeros((rows, len(run.classes)), np.float32)
@@ -196,7 +196,8 @@ def write_failed_task(job: Job, device: torch.device, task: Task, why: str) -> t
     return task.rows, task.rows
 
 
-def _part_spec(job: Job, device: torch.device, task: Task, step: int) -> PartSpec:
+def part_spec(job: Job, device: torch.device, task: Task, step: int) -> PartSpec:
+    """Return what the part of a step is made from, besides its rows."""
     file = job.steps[step]
     provenance = {
         "checkpoint": "" if file is None else file.name,
