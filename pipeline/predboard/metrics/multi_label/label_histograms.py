@@ -102,26 +102,26 @@ class LabelHistograms:
         tables: tuple[NDArray[Any], ...] = (state.true_by_fold, state.true_grouped, state.any_true)
         for table, place in zip(tables, places(sets.true.row, sets.true.label), strict=True):
             count_into(table, place)
-        for f in (0, 1):
-            rows = at[fold == f].reshape(-1)
-            state.any_label[f] = np.bincount(rows, minlength=FINE_BINS)
+        unknown = places(sets.unknown.row, sets.unknown.label)
         whole = sets.unknown.size == 0
         place = bin_index(score_of_probability(labelled.confidence[whole])).astype(np.int64)
         count_into(state.confidence, labelled.right[whole] * FINE_BINS + place)
-        of_group = group * (k * coarse)
+        at += (fold * FINE_BINS).astype(np.int16)[:, None]
+        of_group = group * (k * coarse) - fold * coarse
         width = max(_BLOCK // 4 // max(len(at), 1), 1)
         for start in range(0, k, width):  # label by label: a table of one label stays in the processor's cache
             columns = at[:, start : start + width].T.astype(np.int64, order="C")  # [classes, rows]
             in_block = np.arange(len(columns))[:, None]
+            count_into(state.any_label, columns)
             folds = np.zeros((len(columns), 2, bins), np.int32)
-            count_into(folds, (columns >> shift) + in_block * (2 * bins) + fold * bins)
+            count_into(folds, (columns >> shift) + in_block * (2 * bins))
             state.every_by_fold[:, start : start + width] = folds.swapaxes(0, 1)
             columns >>= shorter
             columns += (in_block + start) * coarse
             columns += of_group
             count_into(state.every_grouped, columns)
         counted: tuple[NDArray[Any], ...] = (state.every_by_fold, state.every_grouped, state.any_label)
-        for of_unknown, place in zip(counted, places(sets.unknown.row, sets.unknown.label), strict=True):
+        for of_unknown, place in zip(counted, unknown, strict=True):
             np.subtract.at(of_unknown.reshape(-1), place, of_unknown.dtype.type(1))
         return state
 

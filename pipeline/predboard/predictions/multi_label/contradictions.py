@@ -93,7 +93,7 @@ def _compare_with_logits(
         raise ValueError(f"logits of row {rows.row_name(int(at[bad][0]))} are not all finite")
     if "predicted_labels" in rows.batch.schema.names:
         predicted = rows.predicted_labels[at]
-        number = np.count_nonzero(logits > 0, axis=1)
+        number = (logits > 0).sum(axis=1, dtype=np.int32)
         below = _in_row(predicted, logits[predicted.row, predicted.label] <= 0)
         wrong = np.zeros(len(rows), bool)
         wrong[at] = below | (predicted.size != number)
