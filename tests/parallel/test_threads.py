@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predboard.parallel.threads import ItemTimeout, ordered_map, worker_count
+from predboard.parallel.threads import ItemTimeout, limit_spinning, ordered_map, worker_count
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -154,3 +154,43 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_exiting() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=toy.ROOT, capture_output=True, text=True, timeout=20)
     assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
+    ids=["unset", "policy", "count"],
+)
+def test_spinning_is_limited_unless_the_environment_says_how_to_wait(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is undone
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no glibc")
+def test_freed_memory_is_kept_for_the_next_allocation() -> None:
+    code = """
+import resource, sys, numpy as np
+from predboard.parallel.threads import keep_freed_memory
+if len(sys.argv) > 1:
+    keep_freed_memory()
+def fill():
+    np.ones(20_000_000, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fill(); before = fill(); print(fill() - before)
+"""
+    faults = [
+        int(
+            subprocess.check_output(
+                [sys.executable, "-c", code, *a], env={**os.environ, "PYTHONPATH": toy.PYTHONPATH}, timeout=60
+            )
+        )
+        for a in ([], ["keep"])
+    ]
+    assert faults[0] > 4_000 and faults[1] < 100

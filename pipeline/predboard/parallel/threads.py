@@ -32,6 +32,9 @@ _LARGEST_KEPT_BLOCK_BYTES = 32 * 2**20
 _KEPT_BYTES = 256 * 2**20
 """The free memory at the end of the heap that is not returned to the system."""
 
+_SPINS = "1000"
+"""GNU OpenMP's own value where it has more threads than processors; it does not know of those that decode."""
+
 
 def worker_count(requested: int) -> int:
     """Return `requested`, or if that is 0 the number of processors this process may use, at most 16."""
@@ -49,6 +52,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BLOCK_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def limit_spinning() -> None:
+    """Have threads of GNU OpenMP, which PyTorch's are, sleep soon where they wait for each other.
+
+    By default they spin for some milliseconds, and hold up the thread that they wait for where others decode beside
+    them. This changes the environment, so it is for a process of our own, before torch is imported; it leaves alone
+    what the user's environment says of waiting.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 @dataclass(frozen=True)
