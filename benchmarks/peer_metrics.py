@@ -64,7 +64,7 @@ def usual(logs: Path, run: Path, photos: list[Path]) -> dict[str, float]:
     from torchmetrics import MetricCollection
     from torchmetrics import classification as c
 
-    logits, label = map(torch.from_numpy, read(run))
+    logits, label = map(torch.tensor, read(run))
     rows, classes = logits.shape
     metrics = MetricCollection(
         {
@@ -158,7 +158,7 @@ def scikit_learn(folder: Path, report: Report) -> None:
         figures = {found["metric"]: found["value"] for found in findings}
         print(f"gate, {rows:,} × {classes:,}: {compared(figures, json.loads(other.read_text()))}", flush=True)
         claim = f"gate, {rows:,} × {classes:,}, faster than scikit-learn's report"
-        report.compare(claim, costs["ours"], costs["theirs"])
+        report.compare(claim, costs["ours"], costs["theirs"], at_least=1)
 
 
 def _figures(folder: Path) -> dict[str, float]:

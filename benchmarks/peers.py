@@ -159,7 +159,7 @@ def beside(
     model: str,
     spec: str,
     theirs: Callable[..., Cost],
-    at_least: float | None = None,
+    at_least: float = 1,
     exact: Sequence[str] = (),
 ) -> None:
     """Both sides at both sizes, end to end, and the slope.
@@ -183,30 +183,37 @@ def beside(
     if not exact:
         print(f"{name}: {check(place / 'ours-many', place / 'theirs-many.parquet')}", flush=True)
     report, (less, more) = setup.report, setup.images
-    report.compare(f"{name}: {more:,} images, faster", costs["ours many"], costs["theirs many"], at_least=at_least)
-    report.compare(f"{name}: {less:,} images", costs["ours few"], costs["theirs few"])
+    report.compare(f"{name}: {more:,} images", costs["ours many"], costs["theirs many"], at_least=at_least)
+    report.compare(f"{name}: {less:,} images", costs["ours few"], costs["theirs few"], at_least=1)
     ours, other = (differences(costs[f"{side} many"], costs[f"{side} few"]) for side in ("ours", "theirs"))
-    report.compare(f"{name}: {less:,} to {more:,} images", ours, other)
+    report.compare(f"{name}: {less:,} to {more:,} images", ours, other, at_least=1)
 
 
 def timm(setup: Setup) -> None:
     """timm's inference.py: its own file where a checkout is named, else a loop of its parts."""
     script = setup.timm_repository and partial(timm_script, setup.timm_repository / "inference.py")
     for model in setup.models:
-        name = f"timm's {'inference.py' if script else 'loop'}, {model}"
-        beside(setup, name, model, f"timm:{model}", script or partial(loop, "timm"), END_TO_END.get(model))
+        name = f"faster than timm's {'inference.py' if script else 'loop'}, {model}"
+        beside(setup, name, model, f"timm:{model}", script or partial(loop, "timm"), END_TO_END.get(model, 1))
 
 
 def plain(setup: Setup) -> None:
     """A DataLoader of two workers and a model, as everybody writes it."""
     for model in setup.models:
-        beside(setup, f"plain DataLoader, {model}", model, f"timm:{model}", partial(loop, "plain"))
+        beside(setup, f"faster than a plain DataLoader, {model}", model, f"timm:{model}", partial(loop, "plain"))
 
 
 def torchvision(setup: Setup) -> None:
     """torchvision's own evaluation, of the model that both libraries have."""
     theirs, model = partial(loop, "torchvision"), "resnet18"
-    beside(setup, f"torchvision's evaluation, {model}", model, f"torchvision:{model}", theirs, exact=["--exact-resize"])
+    beside(
+        setup,
+        f"faster than torchvision's evaluation, {model}",
+        model,
+        f"torchvision:{model}",
+        theirs,
+        exact=["--exact-resize"],
+    )
 
 
 def parts(setup: Setup) -> None:
