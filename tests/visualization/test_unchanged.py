@@ -46,14 +46,18 @@ def replace_in_its_time(file: Path) -> None:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def add_preflight(folder: Path) -> None:
+    """The images of a preflight, where there were none."""
+    file = preflight_path(folder / "net", 0, ".png")
+    file.parent.mkdir()
+    file.write_bytes(b"?")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a part is written again": lambda folder: rewrite(part_path(folder / "net", 0, 0)),
     "a part is replaced": lambda folder: replace_in_its_time(part_path(folder / "net", 0, 0)),
     "a part is gone": lambda folder: part_path(folder / "net", 0, 0).unlink(),
-    "a preflight is new": lambda folder: (
-        preflight_path(folder / "net", 0, ".png").parent.mkdir(),
-        preflight_path(folder / "net", 0, ".png").write_bytes(b"?"),
-    ),
+    "a preflight is new": add_preflight,
     "a log file is written again": lambda folder: rewrite(folder / "logs" / "net" / "summary.json"),
     "a log file is replaced": lambda folder: replace_in_its_time(folder / "logs" / "net" / "summary.json"),
     "the event file is gone": lambda folder: next((folder / "logs" / "net").glob("*tfevents*")).unlink(),

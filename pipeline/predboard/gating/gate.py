@@ -18,7 +18,6 @@ from predboard import panels
 from predboard.comparison import join
 from predboard.comparison.differences import Comparison
 from predboard.comparison.flips import IDENTICAL_METHOD, Difference
-from predboard.comparison.methods import Settings, choose_method
 from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
@@ -359,6 +358,8 @@ def _count_images(step: Step, counts: Counts | LabelCounts) -> dict[str, int]:
 
 def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool, crosses: Crosses = ()) -> Comparison:
     """Compare two steps image by image, with slices cut as in the metrics of the new one."""
+    from predboard.comparison.methods import Settings, choose_method  # and what draws, where there is a baseline
+
     names = str(config.baseline), str(config.predictions)
     join.refuse_row_numbers(old, new.step, names)
     method = choose_method([(names[0], old.run), (names[1], new.step.run)])
