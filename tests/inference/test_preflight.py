@@ -27,6 +27,7 @@ else:
     torch = pytest.importorskip("torch", reason="stage one runs PyTorch models")
 
 from predboard.inference import preflight, preflight_probe
+from predboard.inference.forward import compute_outputs
 
 _NET = """
 import torch
@@ -446,7 +447,7 @@ class _Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, decode: float, infer: float) -> None:
         self.now, self.decoded, self.inferred = 0.0, 0, 0
-        stream, outputs = Loader.stream, preflight_probe.compute_outputs
+        stream, outputs = Loader.stream, compute_outputs
 
         def slow_stream(loader: Loader, chunks: Any, *rest: Any) -> Any:
             for task, rows in stream(loader, chunks, *rest):

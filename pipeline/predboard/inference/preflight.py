@@ -334,7 +334,7 @@ class _Examined:
     def _passes(self, pixels: int) -> float:
         """Return how many pictures of the run's size take as long as one of so many pixels."""
         like = self.sample.pixels[0]
-        return max(1.0, pixels * like.shape[-1] / like.size)
+        return float(max(1.0, pixels * like.shape[-1] / like.size))
 
     def _has_time(self, rows: int, pixels: int = 1, decodes: bool = False) -> bool:
         """Return whether so many rows can go through the model in time; `decodes` if they are read again for it."""
