@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from predboard.inference import cpu_passes
@@ -59,7 +60,7 @@ def _send(module: Watched, batches: int, left: int, decode_seconds: float, devic
     network = Network(module, CPU, "fp32", embeddings=False)
     passes = CpuPasses(device, PICTURES[0], ROWS)
 
-    def run(pictures: np.ndarray) -> tuple[Outputs, float]:
+    def run(pictures: NDArray[np.float32]) -> tuple[Outputs, float]:
         return {0: network(torch.from_numpy(pictures))}, 0.25
 
     logits = []
@@ -110,7 +111,7 @@ def test_a_batch_that_is_not_full_goes_through_whole() -> None:
     network = Network(module := Watched(), CPU, "fp32", embeddings=False)
     passes = CpuPasses(CPU, PICTURES[0], ROWS)
 
-    def run(pictures: np.ndarray) -> tuple[Outputs, float]:
+    def run(pictures: NDArray[np.float32]) -> tuple[Outputs, float]:
         return {0: network(torch.from_numpy(pictures))}, 0.0
 
     passes.run(run, {0: network}, PICTURES, 1_000, 1e9)
