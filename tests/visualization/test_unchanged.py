@@ -137,9 +137,9 @@ def test_the_command_says_so_without_numpy(tmp_path: Path) -> None:
         "-c",
         code,
         "visualize",
-        tmp_path / "net",
+        str(tmp_path / "net"),
         "--logdir",
-        tmp_path / "logs",
+        str(tmp_path / "logs"),
         "--panels",
         "glance",
     ]
