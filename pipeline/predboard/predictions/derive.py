@@ -20,6 +20,9 @@ _SUM_TOLERANCE = 0.02
 _BLOCK_NUMBERS = 2**16
 """Numbers in a block of rows: what is computed of a block stays in the processor's cache."""
 
+_SOFTMAX_NUMBERS = 2**18
+"""Numbers in a block of `softmax`, which needs fewer arrays."""
+
 
 def derive(logits: NDArray[np.float32], label: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
     """Compute the derived columns of rows that have logits, in float64 from the logits as they are stored.
@@ -74,6 +77,19 @@ def derive_from_confidence(scores: NDArray[np.float32]) -> dict[str, NDArray[Any
     predicted, confidence = scores[:, 0].astype(np.int32), scores[:, 1].astype(np.float32)
     columns = {"predicted": predicted, "confidence": confidence}
     return columns | dict.fromkeys(("loss", "margin", "entropy"), unknown)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the softmax [rows, classes] of logits, in blocks of rows that stay in the processor's cache."""
+    p = np.empty(logits.shape, np.float32)
+    size = max(_SOFTMAX_NUMBERS // logits.shape[1], 1)
+    for start in range(0, len(p), size):
+        z, block = logits[start : start + size], p[start : start + size]
+        with np.errstate(over="ignore"):  # logits further apart than the largest float give a probability of 0
+            np.subtract(z, z.max(axis=1, keepdims=True), out=block)
+        np.exp(block, out=block)
+        block /= block.sum(axis=1, keepdims=True)
+    return p
 
 
 def to_log_probabilities(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], int]:

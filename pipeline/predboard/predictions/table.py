@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.predictions.arrow import as_arrow, as_booleans, as_matrix, as_numpy, as_texts, from_values, scatter
-from predboard.predictions.derive import derive, derive_from_confidence
+from predboard.predictions.derive import derive, derive_from_confidence, softmax
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.sampling import Salt, jackknife_group, mix, rounded_size
 from predboard.predictions.schema import GROUP_PREFIX, SINGLE_LABEL, reserved_columns
@@ -29,9 +29,6 @@ TILE_CLASSES = 3
 
 TOP_CLASSES = 5
 """Number of highest classes of each row that derived rows keep."""
-
-_BLOCK_NUMBERS = 2**18
-"""Numbers in a block of rows: what is computed of a block stays in the processor's cache."""
 
 TILE_COLUMNS = frozenset({"id", "key", "image", "label", "predicted", "confidence", "loss", "logits"})
 """Columns that `tile_rows` needs of `Predictions`."""
@@ -404,16 +401,7 @@ class Predictions(PredictionRows):
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
         """Softmax of the logits, float32 [rows, classes], each with a relative error of about 1e-6, tiny ones too."""
-        logits = self.logits
-        p = np.empty(logits.shape, np.float32)
-        size = max(_BLOCK_NUMBERS // logits.shape[1], 1)
-        for start in range(0, len(p), size):
-            z, block = logits[start : start + size], p[start : start + size]
-            with np.errstate(over="ignore"):  # logits further apart than the largest float give a probability of 0
-                np.subtract(z, z.max(axis=1, keepdims=True), out=block)
-            np.exp(block, out=block)
-            block /= block.sum(axis=1, keepdims=True)
-        return p
+        return softmax(self.logits)
 
     @cached_property
     def top(self) -> NDArray[np.int64]:

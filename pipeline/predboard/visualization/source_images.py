@@ -25,9 +25,10 @@ from predboard.images import decode, sources
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.tile_labels import name_labels
-from predboard.storage.paths import AnyPath, is_inside, is_uri, leads_inside, names_of_folder, parse_path
+from predboard.storage.paths import AnyPath, is_inside, is_uri, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
+from predboard.storage.source_folders import leads_inside, names_of_folder
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
 from predboard.visualization.row_tiles import draw_row
