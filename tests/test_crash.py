@@ -4,6 +4,7 @@ Half of them come before a change of a file, so that each place between two rena
 """
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -69,10 +70,22 @@ def _finish(arguments: list[str], folder: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """All files but locks, parts, which hold when and how fast they were made, and what is removed after a minute."""
+    """All files but locks, parts, which hold when and how fast they were made, and what is removed after a minute.
+
+    Records of logs come without the stamps of files, which copies do not share.
+    """
+
+    def content(path: Path) -> bytes:
+        if path.match("out/*/*/*.parquet"):
+            return b""
+        if path.name == ".predboard.json":
+            record = json.loads(path.read_bytes())
+            return json.dumps({key: value for key, value in record.items() if key != "seen"}).encode()
+        return path.read_bytes()
+
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): b"" if path.match("out/*/*/*.parquet") else path.read_bytes()
+        path.relative_to(folder).as_posix(): content(path)
         for path in paths
         if not path.name.endswith(".lock") and "_preflight" not in path.parts and not path.match(".g.*.tmp")
     }

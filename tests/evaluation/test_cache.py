@@ -93,6 +93,8 @@ def draw(
     settings: MeasureSettings = SETTINGS,
     **more: Any,
 ) -> VisualizeResult:
+    """Draw without the map, whose axes come from rows of all parts: a new part moves the images of the others."""
+    more = {"map": "never", **more}
     config = VisualizeConfig(predictions=(run,), logdir=logs, cache=cache, panels=panels, **more)
     (result,) = stage_two.visualize(config, settings=settings)
     return result
@@ -161,6 +163,19 @@ def test_only_a_new_part_is_read(tmp_path: Path, read: Counter[str]) -> None:
     result = draw(run, tmp_path / "logs")
     assert read == {"step=00000000/part-00003.parquet": 1}
     assert content(result) == content(draw(whole, tmp_path / "without", cache="never"))
+
+
+def test_beside_a_new_part_the_others_are_measured_for_the_map_alone(tmp_path: Path, measured: list[set[str]]) -> None:
+    whole = write(tmp_path / "whole" / "run", 6)
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    part(run, 3).unlink()
+    draw(run, tmp_path / "logs", map="always")
+    shutil.copy(part(whole, 3), part(run, 3))
+    measured.clear()
+    result = draw(run, tmp_path / "logs", map="always")
+    assert sorted(measured, key=len) == [*[{stage_two.MAP_STATE}] * 5, {*FEW, stage_two.MAP_STATE}]
+    assert content(result) == content(draw(whole, tmp_path / "without", cache="never", map="always"))
 
 
 def test_a_new_step_is_read_and_nothing_of_the_one_before(tmp_path: Path, read: Counter[str]) -> None:

@@ -181,7 +181,7 @@ from predboard.parallel.threads import keep_freed_memory
 if len(sys.argv) > 1:
     keep_freed_memory()
 def fill():
-    np.ones(20_000_000, np.uint8)
+    pictures = [np.ones(20_000_000, np.uint8) for _ in range(4)]; del pictures
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 fill(); before = fill(); print(fill() - before)
 """
@@ -193,4 +193,4 @@ fill(); before = fill(); print(fill() - before)
         )
         for a in ([], ["keep"])
     ]
-    assert faults[0] > 4_000 and faults[1] < 100
+    assert faults[1] < 100 and faults[0] > 20 + 5 * faults[1]  # how many pages 80 MB have is up to the system
