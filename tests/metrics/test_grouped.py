@@ -299,10 +299,7 @@ CHEXNET = toy.SHARED / "chexnet/chexnet.npz"
 
 @pytest.mark.skipif(not CHEXNET.is_file(), reason="needs published predictions, which are not distributed with this")
 def test_chest_x_rays_of_one_patient_belong_together(tmp_path: Path) -> None:
-    """22,433 images of 6,187 patients: micro F1's interval is 1.4 to 2 times as wide as by image.
-
-    Which it is depends on which patients share one of the jackknife's 20 groups: they tell a width to about a sixth.
-    """
+    """22,433 images of 6,187 patients: micro F1's interval is 1.6 to 2 times as wide as by image."""
     saved = np.load(CHEXNET)
     config = ImportConfig("probabilities", (CHEXNET,), tmp_path / "run", task="multi-label", pictures=False)
     predboard.import_predictions(config, lambda _: None)
@@ -310,7 +307,8 @@ def test_chest_x_rays_of_one_patient_belong_together(tmp_path: Path) -> None:
     refs = [str(name) for name in saved["image"]]
     patient = [name.split("/")[-1].split("_")[0] for name in refs]
     assert len(set(patient)) == 6187
-    lines = [f"{name},{text}" for name, text in zip(refs, patient, strict=True)]
+    # As numbers: 00000010 would stay text, and give other groups of the jackknife.
+    lines = [f"{name},{int(text)}" for name, text in zip(refs, patient, strict=True)]
     file.write_text("\n".join(["image,patient", *lines, ""]))
     run = open_run(tmp_path / "run")
     steps = {
@@ -325,12 +323,12 @@ def test_chest_x_rays_of_one_patient_belong_together(tmp_path: Path) -> None:
         metrics[column] = all_label_metrics(state)
     ends = [of_column["f1_micro"].interval or (0.0, 0.0) for of_column in metrics.values()]
     widths = [upper - lower for lower, upper in ends]
-    assert 1.4 <= widths[1] / widths[0] <= 2.0
+    assert 1.6 <= widths[1] / widths[0] <= 2.0
     assert metrics[None]["f1_micro"].value == metrics["patient"]["f1_micro"].value == pytest.approx(0.251743, abs=1e-6)
     assert metrics["patient"]["f1_micro"].method.startswith(grouped_method("patient"))
     assert metrics["patient"]["exact"].method == grouped_method("patient")
     said, true = saved["prob"] > 0.5, saved["label"]
-    group = jackknife_group(hash_refs(patient))
+    group = jackknife_group(hash_refs(str(int(text)) for text in patient))
     without = [
         f1_score(true[group != g], said[group != g], average="micro", zero_division=0) for g in range(JACKKNIFE_GROUPS)
     ]
