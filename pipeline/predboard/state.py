@@ -156,7 +156,7 @@ class StatesByName:
         both = {**self.states, **other.states}
         return type(self)(
             {
-                name: self.states[name].merge(other.states[name])
+                name: _merged(self.states[name], other.states[name])
                 if name in self.states and name in other.states
                 else both[name]
                 for name in sorted(both)
@@ -271,6 +271,10 @@ def merge(a: S, b: S, *, done: dict[tuple[int, int], Any] | None = None) -> S:
             merged[f.name] = merge(x, y, done=done)
     done[id(a), id(b)] = type(a)(**merged)
     return cast(S, done[id(a), id(b)])
+
+
+def _merged(x: Any, y: Any) -> Any:
+    return x.merge(y) if hasattr(x, "merge") else merge(x, y)
 
 
 def merge_all(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

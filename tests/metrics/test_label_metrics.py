@@ -311,4 +311,4 @@ def test_intervals_by_a_column_of_groups_are_wider_where_images_repeat_and_say_s
     assert "jackknife" in together["exact"].method
     columns = label_columns(state)
     assert "jackknife" in columns["recall"].method
-    assert "takes images as independent" in columns["auroc"].method
+    assert "one patient" in columns["auroc"].method

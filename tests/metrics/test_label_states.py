@@ -1,14 +1,25 @@
 """States of several labels beside their metrics: pairs of labels, calibration, histograms, ranks of many labels."""
 
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+from predboard.metrics.intervals import grouped_half_width, grouped_method
 from predboard.metrics.multi_label import label_pairs, label_ranks
 from predboard.metrics.multi_label.label_calibration import LabelCalibration
 from predboard.metrics.multi_label.label_histograms import LabelHistograms, logit_bin, logit_edges
 from predboard.metrics.multi_label.label_pairs import LabelPairs, PairCounts
+from predboard.metrics.multi_label.label_state import LabelState
+from predboard.metrics.multi_label.label_values import all_label_metrics, label_columns
 from predboard.predictions.label_sets import LabelSets
+from predboard.predictions.multi_label.table import MultiLabelPredictions
+from predboard.predictions.sampling import jackknife_group
+from predboard.predictions.schema import hash_refs
 from predboard.state import merge
 from tests import label_sets
 
@@ -113,6 +124,38 @@ def test_histograms_by_fold_group_and_of_any_label_count_the_same_decisions() ->
     assert h.any_label.sum() == known.sum()
     assert h.any_true.sum() == true.sum()
     assert h.every_by_fold[0].sum() == h.every_grouped[::2].sum() == h.any_label[0].sum()
+
+
+def test_intervals_of_labels_leave_out_whole_groups_as_scikit_learn_does() -> None:
+    run = label_sets.run_of(3)
+    logits, labels = label_sets.table(900, 3, 3)
+    unknown = np.random.default_rng(3).random(labels.shape) < 0.1
+    rows, patient = label_sets.rows(run, logits, labels, unknown), hash_refs([f"{i // 5}" for i in range(900)])
+    state = LabelState.measure(
+        run, MultiLabelPredictions(rows.batch.append_column("group:patient", pa.array(patient, pa.int64())))
+    )
+    group, columns = jackknife_group(patient), label_columns(state)
+    for name, function in (("average_precision", average_precision_score), ("auroc", roc_auc_score)):
+        for c in range(3):
+            at = [~unknown[:, c] & (group != g) for g in sorted(set(group.tolist()))]
+            half = float(grouped_half_width(np.array([function(labels[rows, c], logits[rows, c]) for rows in at])))
+            assert (columns[name].upper[c] - columns[name].lower[c]) / 2 == pytest.approx(half, rel=0.04)
+            known = ~unknown[:, c]
+            exact = function(labels[known, c], logits[known, c])
+            assert columns[name].value[c] == pytest.approx(exact, abs=columns[name].bound[c])
+    whole = ~unknown.any(axis=1)
+    right, p = ((logits > 0) == labels).all(axis=1), np.maximum(expit(logits), expit(-logits)).prod(axis=1)
+
+    def risk(at: Any) -> float:
+        wrong = ~right[at][np.argsort(-p[at], kind="stable")]
+        return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+
+    half = float(grouped_half_width(np.array([risk(whole & (group != g)) for g in sorted(set(group.tolist()))])))
+    aurc = all_label_metrics(state)["aurc"]
+    assert aurc.interval is not None
+    assert aurc.value == pytest.approx(risk(whole), abs=1e-3)
+    assert aurc.interval[1] - aurc.value == pytest.approx(half, rel=0.03)
+    assert aurc.method.startswith(grouped_method("patient"))
 
 
 def test_ranks_of_rows_with_many_true_labels_are_those_of_rows_with_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 from predboard import InputError, panels
 from predboard.metrics import slices as slicing
 from predboard.metrics.intervals import wilson_interval
+from predboard.metrics.slice_crosses import check_crosses
 from predboard.panels import RunInfo, StepInfo, slices
 from predboard.predictions.table import Predictions
 from predboard.state import merge
@@ -373,7 +374,7 @@ def test_columns_of_the_user_come_first_in_the_picture_flagged_or_not() -> None:
 
 def test_columns_to_cross_are_checked_before_anything_is_read() -> None:
     columns, numeric = ["country", "season", "cloud"], ["cloud", "brightness"]
-    slicing.check_crosses((("country", "season"), ("cloud=0", "10"), ("brightness=-1", "1e-3")), columns, numeric)
+    check_crosses((("country", "season"), ("cloud=0", "10"), ("brightness=-1", "1e-3")), columns, numeric)
     for cross, said in (
         (("country", "saeson"), r"--slice country,saeson: no column 'saeson'.*did you mean"),
         (("country",), "names one column, which has slices anyway.*or edges of numbers: country=0,10,50"),
@@ -385,11 +386,11 @@ def test_columns_to_cross_are_checked_before_anything_is_read() -> None:
         (("season=0", "1"), "no column of numbers 'season'; there are cloud, brightness"),
     ):
         with pytest.raises(InputError, match=said):
-            slicing.check_crosses((cross,), columns, numeric)
+            check_crosses((cross,), columns, numeric)
     with pytest.raises(
         InputError, match="--slice cloud=0,20: 'cloud' is cut already by --slice cloud=0,10; leave one in"
     ):
-        slicing.check_crosses((("cloud=0", "10"), ("cloud=0", "20")), columns, numeric)
+        check_crosses((("cloud=0", "10"), ("cloud=0", "20")), columns, numeric)
 
 
 def test_numbers_are_cut_at_the_edges_that_the_user_gives() -> None:

@@ -21,7 +21,7 @@ from predboard.evaluation.amend import Amendments
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.class_groups import ClassGroups, groups_of
-from predboard.metrics.slices import check_crosses
+from predboard.metrics.slice_crosses import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from predboard.comparison.flips import IDENTICAL_METHOD, ClassChange, Difference, Flips, worst_first
 from predboard.comparison.paired_counts import PairedCounts, margins_without_groups
+from predboard.comparison.paired_intervals import f1_ends, known_ends, precision_ends
 from predboard.comparison.resampling import bootstrap_differences, calibration_draws, grouped_ece, recode_cells
 from predboard.comparison.two_class_scores import rank_differences
 from predboard.formatting import plural, unique_names
@@ -29,17 +30,13 @@ from predboard.metrics.intervals import (
     grouped_half_width,
     grouped_method,
     independent_method,
-    jaccard_to_f1,
     mcnemar_p,
     mean_interval,
     newcombe_interval,
-    overlap_correlation,
-    square_and_add,
     wilson_interval,
-    wilson_intervals,
 )
 from predboard.metrics.metric_spec import MetricSpec
-from predboard.metrics.slices import SliceSums, list_slices, slice_names
+from predboard.metrics.slices import Slice, SliceSums, list_slices, mean_of, slice_names
 from predboard.predictions.schema import SINGLE_LABEL
 from predboard.state import FIXED_UNIT, Counted
 from predboard.summaries import Metric
@@ -186,7 +183,7 @@ class Comparison:
         clustered = self.group_column and not self.state.identical
         interval = self._grouped_ends("recall") if clustered else self._newcombe(self._both, *hits, support)
         return worst_first(
-            Flips(name, int(support[c]), int(hits[0][c] - both), int(hits[1][c] - both), (lower, upper))
+            Flips(name, int(support[c]), int(hits[0][c] - both), int(hits[1][c] - both), known_ends(lower, upper))
             for c, (name, both, lower, upper) in enumerate(
                 zip(self.names, self._both.tolist(), *(end.tolist() for end in interval), strict=True)
             )
@@ -204,9 +201,18 @@ class Comparison:
         flips = []
         for s in list_slices(self.state.kinds, self.like):
             rows, now, was, both = s.sums.tolist()
-            lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
-            flips.append(Flips(s.name, rows, now - both, was - both, (lower, upper)))
+            flips.append(Flips(s.name, rows, now - both, was - both, self._slice_ends(s)))
         return worst_first(flips)
+
+    def _slice_ends(self, s: Slice) -> tuple[float, float] | None:
+        """Return the interval of the difference of the shares of right rows of a slice: sums as in `kinds`."""
+        rows, now, was, both = s.sums.tolist()
+        if s.is_grouped and not self.state.identical:
+            half = float(grouped_half_width(mean_of(s.without, 1) - mean_of(s.without, 2)))
+            gain = (now - was) / rows
+            return (max(gain - half, -1.0), min(gain + half, 1.0)) if half > 0 else None  # nan is not above 0
+        lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
+        return lower, upper
 
     @property
     def group_column(self) -> str:
@@ -371,9 +377,7 @@ class Comparison:
         gain = new - old if gain is None else gain
         method = spec.paired.format(draws) if ends else ""
         if ends and self.group_column:
-            independent = spec.group == "slices"
-            paired = independent_method(spec.paired, self.group_column)
-            method = paired if independent else grouped_method(self.group_column)
+            method = grouped_method(self.group_column)
         difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
         if self.state.identical:
             return replace(difference, interval=(0.0, 0.0), method=IDENTICAL_METHOD)
@@ -384,34 +388,15 @@ class Comparison:
         """Differences of precision, recall and F1 of each class, where both steps have them."""
         old, new = self.old, self.new
         support, both, wrongly = old.support, self._both, self._both_wrongly
-        neither = support - old.hits - new.hits + both
         union = [support + s.predictions - s.hits for s in (old, new)]
-        jaccard = [s.hits / np.maximum(u, 1) for s, u in zip((old, new), union, strict=True)]
         recall = self._newcombe(both, new.hits, old.hits, support)
-        p = old.precision, new.precision
-        of_precision = both * (1 - p[0]) * (1 - p[1]) + wrongly * p[0] * p[1]
-        precision = square_and_add(
-            p[1], p[0],
-            wilson_intervals(new.hits, new.predictions), wilson_intervals(old.hits, old.predictions),
-            overlap_correlation(of_precision, p[1], p[0], new.predictions, old.predictions),
-        )  # fmt: skip  # by pairs
-        j = jaccard
-        of_f1 = (
-            both * (1 - j[0]) * (1 - j[1])
-            - (new.hits - both) * j[0] * (1 - j[1])
-            - (old.hits - both) * (1 - j[0]) * j[1]
-            + (neither + wrongly) * j[0] * j[1]
-        )
-        f1 = square_and_add(
-            new.f1, old.f1,
-            jaccard_to_f1(wilson_intervals(new.hits, union[1])), jaccard_to_f1(wilson_intervals(old.hits, union[0])),
-            overlap_correlation(of_f1, j[1], j[0], union[1], union[0]),
-        )  # fmt: skip
+        precision = precision_ends(old, new, both, wrongly)
+        f1 = f1_ends(old, new, both, wrongly)
         if self.group_column and not self.state.identical:
             recall, precision, f1 = map(self._grouped_ends, ("recall", "precision", "f1"))
         by_class: list[dict[str, Difference]] = []
         columns = (
-            ("precision", p, precision, np.minimum(old.predictions, new.predictions)),
+            ("precision", (old.precision, new.precision), precision, np.minimum(old.predictions, new.predictions)),
             ("recall", (old.recall, new.recall), recall, support),
             ("f1", (old.f1, new.f1), f1, np.minimum(*union)),
         )
@@ -422,7 +407,7 @@ class Comparison:
                 if rows[c]:
                     gain = float((new.hits[c] - old.hits[c]) / support[c]) if name == "recall" else None
                     a, b = (float(v[c]) for v in values)
-                    interval = float(ends[0][c]), float(ends[1][c])
+                    interval = known_ends(float(ends[0][c]), float(ends[1][c]))
                     of_class[name] = self._difference(spec, a, b, interval, gain, int(rows[c]))
             by_class.append(of_class)
         return by_class
@@ -432,7 +417,7 @@ class Comparison:
         before, now = self.margins_without
         gain = getattr(self.new.margins, name) - getattr(self.old.margins, name)
         half = grouped_half_width(getattr(now, name) - getattr(before, name))
-        half = np.where(np.isnan(half), 2.0, half)  # nothing is known
+        half = np.where(half > 0, half, np.nan)  # where all groups are alike, nothing is known
         return np.maximum(gain - half, -1), np.minimum(gain + half, 1)
 
     @cached_property
@@ -441,9 +426,8 @@ class Comparison:
         every, differences = list_slices(self.state.kinds, self.like, alone=True), {}
         names, spec = slice_names(every), self.spec("slices/*/accuracy")
         for s in every:
-            rows, now, was, both = s.sums.tolist()
-            lower, upper = (float(end) for end in self._newcombe(*map(np.array, (both, now, was, rows))))
+            rows, now, was, _ = s.sums.tolist()
             differences[f"{names[s.column, s.value]}/accuracy"] = self._difference(
-                spec, was / rows, now / rows, (lower, upper), (now - was) / rows, rows
+                spec, was / rows, now / rows, self._slice_ends(s), (now - was) / rows, rows
             )
         return differences

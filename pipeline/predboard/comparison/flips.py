@@ -31,8 +31,9 @@ class Flips:
     rows: int
     fixed: int
     broken: int
-    interval: tuple[float, float]
-    """95 % interval of `share`: Newcombe's, or without groups of images that belong together."""
+    interval: tuple[float, float] | None
+    """95 % interval of `share`: Newcombe's, or without groups of images that belong together; None if they tell
+    nothing, being fewer than two or all alike."""
 
     @property
     def net(self) -> int:
@@ -63,4 +64,4 @@ class ClassChange:
 
 def worst_first(flips: Iterable[Flips]) -> list[Flips]:
     """Return flips by the upper end of the interval, so that 1 of 1 does not come before 10 of 100."""
-    return sorted(flips, key=lambda f: (f.interval[1], f.net))
+    return sorted(flips, key=lambda f: (f.share if f.interval is None else f.interval[1], f.net))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from predboard.comparison.differences import DEFINITIONS, Comparison
 from predboard.comparison.flips import IDENTICAL_METHOD, ClassChange, Difference, Flips, worst_first
+from predboard.comparison.paired_intervals import known_ends
 from predboard.comparison.paired_labels import ADDED, DROPPED, GAINED, LOST, PairedLabels
 from predboard.formatting import plural
 from predboard.metrics import registry
@@ -24,7 +25,6 @@ from predboard.metrics.intervals import (
     Floats,
     grouped_half_width,
     grouped_method,
-    independent_method,
     mcnemar_p,
 )
 from predboard.metrics.metric_spec import MetricSpec
@@ -187,11 +187,17 @@ class LabelComparison(Comparison):
         if self.group_column and not self.state.identical:
             half = grouped_half_width(_right_share(self.new.margins_without) - _right_share(self.old.margins_without))
             gain = (fixed - broken) / np.maximum(known, 1)
-            half = np.where(np.isnan(half), 2.0, half)
+            half = np.where(half > 0, half, np.nan)
             lower, upper = np.maximum(gain - half, -1), np.minimum(gain + half, 1)
         present = (known > 0) & (self.new.support + self.new.predictions + self.old.predictions > 0)
         return worst_first(
-            Flips(self.names[c], int(known[c]), int(fixed[c]), int(broken[c]), (float(lower[c]), float(upper[c])))
+            Flips(
+                self.names[c],
+                int(known[c]),
+                int(fixed[c]),
+                int(broken[c]),
+                known_ends(float(lower[c]), float(upper[c])),
+            )
             for c in np.flatnonzero(present).tolist()
         )
 
@@ -254,9 +260,7 @@ class LabelComparison(Comparison):
             elif spec.group == "slices" or spec.name == "exact":
                 method = NEWCOMBE
             if self.group_column:
-                method = independent_method(method, self.group_column) if spec.group == "slices" else grouped_method(
-                    self.group_column
-                )  # fmt: skip
+                method = grouped_method(self.group_column)
         gain = new - old if gain is None else gain
         difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
         if self.state.identical:

@@ -20,7 +20,7 @@ from predboard.drawing.comparison import PairTileText, SidePrediction, draw_pair
 from predboard.drawing.label_comparison import LabelPairText, draw_label_pair_tile
 from predboard.errors import InputError
 from predboard.metrics.class_groups import NO_GROUPS, ClassGroups
-from predboard.metrics.slices import Crosses
+from predboard.metrics.slice_crosses import Crosses
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run
 from predboard.predictions.table import TileRows
 from predboard.state import merge

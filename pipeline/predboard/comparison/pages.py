@@ -90,12 +90,12 @@ def flips_table(flips: Sequence[Flips], what: str, words: str) -> str:
         "|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for f in flips[:MAX_TABLE_ROWS]:
-        low, high = f.interval
+        ends = "–" if f.interval is None else " to ".join(map(format_points, f.interval))
         word = SIGN_WORDS[proven_sign(f)]
         lines.append(
             f"| {escape_markdown(f.name)} | {f.rows:,} | {f.fixed:,} | {f.broken:,} | {signed(f.net, 0)} | "
             f"{format_points(f.share)} "
-            f"| {format_points(low)} to {format_points(high)} | {word} |"
+            f"| {ends} | {word} |"
         )
     if len(flips) > MAX_TABLE_ROWS:
         lines += ["", f"{len(flips) - MAX_TABLE_ROWS:,} more are in `compare.json`."]

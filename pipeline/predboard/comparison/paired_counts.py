@@ -16,7 +16,8 @@ from predboard.metrics import slices
 from predboard.metrics.counts import CountMetrics, Margins
 from predboard.metrics.grouped import GroupedCells, cells_by_group, no_groups, sum_by_group
 from predboard.metrics.reliability import BINS, PROBABILITY_UNIT, equal_width_bin
-from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
+from predboard.metrics.slice_crosses import Crosses
+from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_LIMIT, Counted, StatesByName, fixed_each, fixed_squares, merge, summed
 from predboard.storage.runs import Step

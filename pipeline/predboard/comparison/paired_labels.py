@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
 from predboard.metrics import slices
 from predboard.metrics.multi_label.label_counts import LabelCounts
-from predboard.metrics.slices import Crosses, SliceSums, empty_slices, measure_slices
+from predboard.metrics.slice_crosses import Crosses
+from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
 from predboard.predictions.label_sets import LabelSets
 from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS

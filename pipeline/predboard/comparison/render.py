@@ -198,8 +198,8 @@ def _differences(comparison: Comparison) -> Iterator[Picture]:
     ):
         if changed:
             words = comparison.right_words[what]
-            is_grouped = what != "slice" and comparison.group_column
-            method = " (Newcombe)" if isinstance(changed[0].change, Flips) and not is_grouped else ""
+            is_independent = isinstance(changed[0].change, Flips) and not comparison.group_column
+            method = " (Newcombe)" if is_independent else ""
             caption = f"{_capital(words)} of each {what}, now minus before, in points, with 95 % intervals{method}."
             yield Picture(f"{tag}/difference", partial(_worst, changed, what, words), caption)
 

@@ -89,7 +89,9 @@ class DifferenceLine:
 
     @property
     def colour(self) -> Colour:
-        """Blue if it is better for certain, vermillion if it is worse, grey if its interval contains 0."""
+        """Blue if it is better for certain, vermillion if it is worse, grey if its interval has 0 or no width."""
+        if self.lower == self.upper:
+            return UNKNOWN
         return RIGHT if self.lower > 0 else WRONG if self.upper < 0 else UNKNOWN
 
 

@@ -41,7 +41,8 @@ class IntervalLine:
 def draw_intervals(title: str, lines: Sequence[IntervalLine], reference: float, reference_name: str = "all") -> Pixels:
     """Draw shares as points with their intervals, one below the other, against a reference line.
 
-    A line is vermillion where its whole interval is below the reference, blue where it is above, and grey otherwise.
+    A line is vermillion where its whole interval is below the reference, blue where it is above, and grey otherwise, or
+    if the interval has no width.
     The axis starts at the lowest lower end, rounded down to a tenth.
 
     Returns:
@@ -62,6 +63,7 @@ def draw_intervals(title: str, lines: Sequence[IntervalLine], reference: float, 
     for i, line in enumerate(lines):
         y = top + (i + 0.5) * height
         colour = WRONG if line.upper < reference else RIGHT if line.lower > reference else UNKNOWN
+        colour = UNKNOWN if line.lower == line.upper else colour
         canvas.text((left - 8, y + 4), line.name, left - 14, 11, INK, anchor="rs")
         canvas.dot_with_interval(x(line.point), y, x(line.lower), x(line.upper), colour)
         canvas.text((WIDTH_PX - 44, y + 4), percent(line.point), 44, 11, INK, bold=True, anchor="rs")

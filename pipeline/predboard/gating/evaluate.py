@@ -17,7 +17,7 @@ from predboard.errors import InputError
 from predboard.formatting import nearest_names, plural
 from predboard.gating.rules import Rule
 from predboard.metrics.registry import pattern_of
-from predboard.metrics.slices import crosses_in
+from predboard.metrics.slice_crosses import crosses_in
 from predboard.summaries import Metric
 
 Status = Literal["pass", "too little evidence", "fail"]

@@ -37,7 +37,7 @@ from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label.label_counts import LabelCounts, LabelCountsPanel
 from predboard.metrics.registry import pattern_of
-from predboard.metrics.slices import Crosses, check_crosses, crosses_in
+from predboard.metrics.slice_crosses import Crosses, check_crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool

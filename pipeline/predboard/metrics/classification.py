@@ -6,6 +6,7 @@ sum of squares. Metrics based on ranking rows have jackknife intervals, which th
 definitions and sources are in `metrics.registry`; the functions here return values without them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics import score_histograms
 from predboard.metrics.counts import CountMetrics, Margins
 from predboard.metrics.delete_one import aurc_half_width, auroc_half_width, average_precision_half_width
 from predboard.metrics.grouped import grouped_ends, grouped_interval
 from predboard.metrics.intervals import (
+    OF_CLASS,
+    WIDENED,
     Ends,
     Floats,
     grouped_method,
@@ -127,8 +131,10 @@ def average_precision_macro(state: MetricState) -> Metric | None:
 
 def aurc(state: MetricState) -> Metric | None:
     """Return the area under the risk–coverage curve."""
-    half = float(aurc_half_width(state.histograms.confidence))
-    return _estimated(float(state.aurc.value), half, float(state.aurc.bound), state)
+    half, method = float(aurc_half_width(state.histograms.confidence)), ""
+    if column := state.metrics.group_column:
+        half, method = state.histograms.by_group.states[column].aurc_half_width, grouped_method(column, WIDENED)
+    return _estimated(float(state.aurc.value), half, float(state.aurc.bound), state, method)
 
 
 # Metrics of single classes.
@@ -155,23 +161,34 @@ def class_f1(state: AnyState) -> ClassMetric:
 
 def class_average_precision(state: MetricState) -> ClassMetric:
     """Return the average precision of each class against the rest."""
-    return _one_against_rest(state, state.histograms.average_precision, average_precision_half_width)
+    metric = functools.partial(score_histograms.average_precision, bounded=False)
+    return _one_against_rest(state, state.histograms.average_precision, metric, average_precision_half_width)
 
 
 def class_auroc(state: MetricState) -> ClassMetric:
     """Return the AUROC of each class against the rest."""
-    return _one_against_rest(state, state.histograms.auroc, auroc_half_width)
+    return _one_against_rest(state, state.histograms.auroc, score_histograms.auroc, auroc_half_width)
 
 
 def _one_against_rest(
-    state: MetricState, estimate: Estimate, half_width: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
+    state: MetricState,
+    estimate: Estimate,
+    metric: Callable[[NDArray[np.int64], NDArray[np.int64]], Estimate],
+    half_width: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats],
 ) -> ClassMetric:
-    half = half_width(state.histograms.true, state.histograms.every)
+    """Return an estimate of each class with its interval.
+
+    `metric` computes it where whole groups of rows are left out; `half_width` is that of rows that are independent.
+    """
+    if column := state.metrics.group_column:
+        half, method = state.histograms.by_group.states[column].half_widths(metric), grouped_method(column, OF_CLASS)
+    else:
+        half, method = half_width(state.histograms.true, state.histograms.every), ""
     images = state.metrics.support
     share = np.where(images < FEW_IMAGES, MAX_BOUND_SHARE_OF_FEW, MAX_BOUND_SHARE)
     wide = np.where(estimate.bound <= share * half, np.hypot(half, estimate.bound), np.nan)
     ends = np.clip([estimate.value - wide, estimate.value + wide], 0, 1)
-    return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, images)
+    return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, images, method)
 
 
 def _exact(
@@ -226,7 +243,7 @@ def _mean(mean: float, squares: float, n: int) -> Metric:
 def _mean_of_classes(state: MetricState, name: str, of_classes: Estimate) -> Metric | None:
     value, bound = mean_of_defined(of_classes.value), mean_of_defined(of_classes.bound)
     column = state.metrics.group_column
-    method = f"{grouped_method(column)}; the bound is added in squares" if column else ""
+    method = grouped_method(column, WIDENED) if column else ""
     return _estimated(value, state.half_widths[name], bound, state, method)
 
 

@@ -35,8 +35,10 @@ MEAN = "mean ± 1.96 standard errors"
 JACKKNIFE = "jackknife over 20 groups of images, t with 19 degrees of freedom; the bound is added in squares"
 JACKKNIFE_OF_GROUPS = "jackknife over the up to 20 groups that have images, t with a degree of freedom less"
 DELETE_ONE = "delete-one jackknife, ± 1.96 standard errors"
-DELETE_ONE_WIDENED = f"{DELETE_ONE}; the bound is added in squares"
-DELETE_ONE_OF_CLASS = f"{DELETE_ONE_WIDENED}, and none is shown where it is too large"
+WIDENED = "; the bound is added in squares"
+OF_CLASS = f"{WIDENED}, and none is shown where it is too large"
+DELETE_ONE_WIDENED = f"{DELETE_ONE}{WIDENED}"
+DELETE_ONE_OF_CLASS = f"{DELETE_ONE}{OF_CLASS}"
 NEWCOMBE = "square-and-add of Wilson's intervals, with the correlation of the two (Newcombe 1998, method 10)"
 ZOU = "square-and-add of Wilson's intervals, with the correlation of the two (Zou & Donner 2008)"
 INDEPENDENT = "square-and-add of both intervals, as if the images were different ones (Newcombe 1998, method 10)"
@@ -45,11 +47,11 @@ PAIRED_BOOTSTRAP = "bias-corrected bootstrap of the cells (label, old, new), {:,
 PAIRED_MEAN = "mean of the rows' differences ± 1.96 standard errors"
 
 
-def grouped_method(column: str) -> str:
-    """Return how intervals are made that leave out rows with one value of a column together."""
+def grouped_method(column: str, widened: str = "") -> str:
+    """Return how intervals are made that leave out rows with one value of a column together, and how widened."""
     return (
         f"jackknife over up to 20 groups of images, all images of one {column} in the same; t with one degree of "
-        "freedom less than groups"
+        f"freedom less than groups{widened}"
     )
 
 
@@ -238,6 +240,43 @@ def welch_p(difference: float, standard_error: float) -> float:
     if not standard_error:
         return 0.0 if difference > 0 else 1.0
     return 0.5 * math.erfc(difference / standard_error / math.sqrt(2))
+
+
+def grouped_p(difference: float, without: Floats) -> float:
+    """Return the one-sided p-value that a difference is not above 0, from its values without each group of rows.
+
+    The standard error is that of `grouped_half_width`, the distribution Student's t with groups - 1 degrees of freedom;
+    1 if there is no telling.
+
+    Args:
+        difference: of all rows.
+        without: [groups] values.
+    """
+    half = float(grouped_half_width(without))
+    if not half > 0:  # nor if it is nan
+        return 1.0
+    freedom = len(without) - 1
+    return student_p(difference / half * _T975[freedom - 1], freedom)
+
+
+def student_p(t: float, freedom: int) -> float:
+    """Return the probability that Student's t with whole degrees of freedom is above `t`.
+
+    The finite series of Abramowitz & Stegun 26.7.3 and 26.7.4.
+
+    >>> round(student_p(2.0930240544, 19), 9), student_p(0.0, 4)
+    (0.025, 0.5)
+    """
+    angle = math.atan2(t, math.sqrt(freedom))
+    cos2, odd = math.cos(angle) ** 2, freedom % 2
+    terms, term = 0.0, math.cos(angle) if odd else 1.0
+    for k in range(1 + odd, freedom, 2):
+        terms += term
+        term *= cos2 * k / (k + 1)
+    inside = math.sin(angle) * terms
+    if odd:
+        inside = 2 / math.pi * (angle + inside)
+    return 0.5 - inside / 2
 
 
 def benjamini_hochberg(p: Sequence[float], rate: float) -> set[int]:

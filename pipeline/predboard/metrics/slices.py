@@ -3,19 +3,21 @@
 A slice is one value of a column, or a quarter of the rows by a number. The values are only known when all rows are, so
 sums of each value are kept, and for a column with too many numbers sums of rounded ones. Numbers are cut at the user's
 edges instead, if there are any. A crossed slice has one value of each of several columns; as quarters are not known
-before all rows are, crossed numbers must be few, or have edges.
+before all rows are, crossed numbers must be few, or have edges. Where rows belong together, the sums of each value are
+followed by those of each of the 20 groups of the jackknife.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.errors import InputError
-from predboard.formatting import did_you_mean, unique_names
-from predboard.metrics.intervals import mean_interval, wilson_interval
+from predboard.formatting import unique_names
+from predboard.metrics.grouped import grouped_interval
+from predboard.metrics.intervals import Floats, mean_interval, wilson_interval
+from predboard.metrics.slice_crosses import CROSS, Crosses, Edges, split_crosses
+from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import ALL_MANIFEST_COLUMNS, IMAGE_PROPERTIES
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, Groups, StatesByName
@@ -35,15 +37,6 @@ MAX_LOSS = 100.0
 
 BINARY_DIGITS = (53, 16, 8)
 """Significant binary digits of numbers: all there are, and those to which they are rounded where they are too many."""
-
-CROSS = " & "
-"""Stands between the parts of a crossed slice's name: country=NO & season=winter."""
-
-Crosses = tuple[tuple[str, ...], ...]
-"""What --slice names: columns that are crossed, two or more, or a number's column with its edges: cloud=0, 10, 50."""
-
-Edges = Mapping[str, tuple[float, ...]]
-"""Edges by column, ascending, two or more."""
 
 COLUMNS = frozenset({ALL_MANIFEST_COLUMNS, *IMAGE_PROPERTIES})
 """Columns that define slices."""
@@ -68,9 +61,29 @@ class Slice:
     column: str
     value: str
     """A value with `=` before it, or a range."""
-    sums: NDArray[np.int64]  # [sums] the first of ones, the second of how many are right
+    every: NDArray[np.int64]  # [1 or 1 + GROUPS, sums] of all rows, then of those of each group if they belong together
     crossed: bool = False
     """Whether it is of several columns; its value is then its name."""
+
+    @property
+    def sums(self) -> NDArray[np.int64]:
+        """[sums] the first of ones, the second of how many are right."""
+        return np.asarray(self.every[0])
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether rows belong together."""
+        return len(self.every) > 1
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """[GROUPS] whether the slice has rows of a group; empty if each row stands for itself."""
+        return np.asarray(self.every[1:, 0] > 0)
+
+    @property
+    def without(self) -> NDArray[np.int64]:
+        """[present groups, sums] sums without each group of rows."""
+        return np.asarray(self.every[0] - self.every[1:][self.present])
 
     @property
     def name(self) -> str:
@@ -92,7 +105,7 @@ class Slice:
 
 def mean_loss(s: Slice) -> float:
     """Return the mean loss of a slice, nats, each cut at `MAX_LOSS`; `s.sums` has 1, right, loss and loss²."""
-    return float(s.sums[2] * FIXED_UNIT / s.sums[0])
+    return float(mean_of(s.sums, 2, FIXED_UNIT))
 
 
 def loss_variance(s: Slice) -> float:
@@ -100,14 +113,23 @@ def loss_variance(s: Slice) -> float:
     return max(float(s.sums[3] * FIXED_UNIT / s.sums[0]) - mean_loss(s) ** 2, 0.0)
 
 
+def mean_of(sums: NDArray[np.int64], place: int, unit: float = 1.0) -> Floats:
+    """Return means over rows, [...], from [..., sums] of which the first are of ones; nan without rows."""
+    rows = sums[..., 0]
+    return np.asarray(np.where(rows > 0, sums[..., place] * unit / np.maximum(rows, 1), np.nan))
+
+
 def slice_accuracy(s: Slice) -> Metric:
     """Return the share of the slice's rows that are right."""
-    return Metric(s.accuracy, wilson_interval(int(s.sums[1]), s.rows), rows=s.rows)
+    ends = grouped_interval(s.accuracy, mean_of(s.without, 1)) if s.is_grouped else wilson_interval(s.sums[1], s.rows)
+    return Metric(s.accuracy, ends, rows=s.rows)
 
 
 def slice_nll(s: Slice) -> Metric:
     """Return the mean loss of the slice's rows, nats."""
     mean = mean_loss(s)
+    if s.is_grouped:
+        return Metric(mean, grouped_interval(mean, mean_of(s.without, 2, FIXED_UNIT), highest=MAX_LOSS), rows=s.rows)
     ends = mean_interval(mean, loss_variance(s), s.rows)
     return Metric(mean, ends and (max(ends[0], 0.0), ends[1]), rows=s.rows)
 
@@ -127,9 +149,10 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Cros
 
     Args:
         rows: with the columns of `COLUMNS` that there are.
-        summands: [rows, sums].
+        summands: [rows, sums], at most 20.
         crosses: columns whose values are crossed, where there are all of them, and edges of numbers.
     """
+    summands = _with_groups(rows, summands)
     columns, edges = split_crosses(crosses)
     texts: dict[str, Groups] = {}
     levels: tuple[dict[str, Groups], ...] = ({}, {}, {})  # of DIGITS
@@ -152,6 +175,22 @@ def measure_slices(rows: Predictions, summands: NDArray[np.int64], crosses: Cros
     every = {CROSS.join(cross): _of_cross(rows, cross, summands, edges) for cross in columns}
     crossed = {name: groups for name, groups in every.items() if groups is not None}
     return SliceSums(_sorted(texts), numbers, rounded, rough, _sorted(crossed), _sorted(cut))
+
+
+def _with_groups(rows: Predictions, summands: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return summands, followed by those of each group if rows belong together, [rows, sums * (1 + GROUPS)]."""
+    if not rows.group_column:
+        return summands
+    wide = np.zeros((len(rows), 1 + JACKKNIFE_GROUPS, summands.shape[1]), np.int64)
+    wide[:, 0] = summands
+    wide[np.arange(len(rows)), 1 + rows.jackknife_group] = summands
+    return wide.reshape(len(rows), -1)
+
+
+def _slice(column: str, value: str, sums: NDArray[np.int64], crossed: bool = False) -> Slice:
+    """Return a slice from the sums of a value, which those of groups may follow."""
+    width = len(sums) // (1 + JACKKNIFE_GROUPS) or len(sums)  # sums are 20 at most
+    return Slice(column, value, sums.reshape(-1, width), crossed)
 
 
 def _ranges(rows: Predictions, name: str, edges: tuple[float, ...]) -> tuple[list[str], NDArray[np.int64]] | None:
@@ -207,72 +246,6 @@ def _of_cross(rows: Predictions, cross: tuple[str, ...], summands: NDArray[np.in
         return Groups(MAX_TEXTS, np.zeros(0, object), summands[:0], over=True)
     names = [CROSS.join(values[index[known][i]] for values, index in parts) for i in first.tolist()]
     return _of_texts(names, inverse, summands[known])
-
-
-def split_crosses(crosses: Crosses) -> tuple[Crosses, Edges]:
-    """Return columns to cross, and edges by column.
-
-    >>> split_crosses((("country", "cloud"), ("cloud=0", "10", "50")))
-    ((('country', 'cloud'),), {'cloud': (0.0, 10.0, 50.0)})
-    """
-    edges = {}
-    for cross in crosses:
-        name, equals, first = cross[0].partition("=") if cross else ("", "", "")
-        if equals:
-            edges[name] = tuple(map(float, (first, *cross[1:])))
-    return tuple(cross for cross in crosses if "=" not in cross[0]), edges
-
-
-def check_crosses(crosses: Crosses, columns: Collection[str], numeric: Collection[str]) -> None:
-    """Raise InputError for columns to cross that there are not, and edges that are none.
-
-    Args:
-        crosses: what --slice names.
-        columns: of the manifest.
-        numeric: columns that hold numbers, those of the images included.
-    """
-    cut: dict[str, tuple[str, ...]] = {}
-    for cross in crosses:
-        flag = f"--slice {','.join(cross)}"
-        if "=" in cross[0]:
-            _check_edges(flag, cross, numeric)
-            name = cross[0].partition("=")[0]
-            if cut.setdefault(name, cross) != cross:
-                raise InputError(f"{flag}: {name!r} is cut already by --slice {','.join(cut[name])}; leave one in")
-            continue
-        if len(set(cross)) < 2:
-            raise InputError(
-                f"{flag} names one column, which has slices anyway; expected two or more, such as A,B, or edges of "
-                f"numbers: {cross[0]}=0,10,50"
-            )
-        for name in cross:
-            if name not in columns:
-                listed = ", ".join(columns) or "none"
-                raise InputError(f"{flag}: no column {name!r}{did_you_mean(name, columns)}; there are {listed}")
-
-
-def _check_edges(flag: str, cross: tuple[str, ...], numeric: Collection[str]) -> None:
-    name = cross[0].partition("=")[0]
-    try:
-        edges = split_crosses((cross,))[1][name]
-    except ValueError:
-        raise InputError(f"{flag}: expected numbers behind {name}=, joined by commas, such as {name}=0,10,50") from None
-    if len(edges) < 2 or not all(low < high for low, high in itertools.pairwise(edges)):  # nan is below nothing
-        raise InputError(f"{flag}: expected two or more edges, each above the one before")
-    if name not in numeric:
-        listed = ", ".join(numeric) or "none"
-        raise InputError(f"{flag}: no column of numbers {name!r}{did_you_mean(name, numeric)}; there are {listed}")
-
-
-def crosses_in(metrics: Iterable[str]) -> Crosses:
-    """Return the columns that are crossed in names of metrics.
-
-    >>> crosses_in(["slices/country=NO & season=*/accuracy", "slices/country=NO/nll", "slices/firm=A & B/nll"])
-    (('country', 'season'),)
-    """
-    parts = [metric.removeprefix("slices/").split(CROSS) for metric in metrics if metric.startswith("slices/")]
-    crossed = [part for part in parts if len(part) > 1 and all("=" in one for one in part)]
-    return tuple(dict.fromkeys(tuple(one.partition("=")[0] for one in part) for part in crossed))
 
 
 def _of_texts(distinct: list[str], index: NDArray[np.int64], summands: NDArray[np.int64]) -> Groups:
@@ -332,7 +305,7 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
     slices = []
     for column, groups in kinds.texts.states.items():
         if alone or len(groups.value) > 1:
-            slices += [Slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
+            slices += [_slice(column, f"={v}", s) for v, s in zip(groups.value, groups.sums, strict=True)]
     for column in kinds.numbers.states:
         for mine, model in zip(_levels(kinds, column), _levels(like, column) or _levels(kinds, column), strict=True):
             if not model.over:
@@ -340,10 +313,10 @@ def list_slices(kinds: SliceSums, like: SliceSums | None = None, alone: bool = F
                 break
     for column, groups in kinds.cut.states.items():
         if alone or len(groups.value) > 1:
-            slices += [Slice(column, v, s) for v, s in zip(groups.value, groups.sums, strict=True)]
+            slices += [_slice(column, v, s) for v, s in zip(groups.value, groups.sums, strict=True)]
     for columns, groups in kinds.crossed.states.items():
         if alone or len(groups.value) > 1:
-            slices += [Slice(columns, v, s, crossed=True) for v, s in zip(groups.value, groups.sums, strict=True)]
+            slices += [_slice(columns, v, s, crossed=True) for v, s in zip(groups.value, groups.sums, strict=True)]
     return slices
 
 
@@ -373,14 +346,14 @@ def _of_numbers(column: str, groups: Groups, model: Groups, alone: bool) -> list
     if len(model.value) <= MAX_EXACT_NUMBERS:
         words = dict(zip(model.value.tolist(), format_distinct(model.value, 6), strict=True))
         seen = zip(groups.value.tolist(), groups.sums, strict=True)
-        return [Slice(column, f"={words[v]}", s) for v, s in seen if v in words]
+        return [_slice(column, f"={words[v]}", s) for v, s in seen if v in words]
     rank = np.cumsum(model.sums[:, 0]) / model.sums[:, 0].sum()
     ends = model.value[np.unique(np.minimum(np.searchsorted(rank, (0.25, 0.5, 0.75)), len(rank) - 2))]
     place = np.searchsorted(ends, groups.value)  # value <= end belongs to the quarter that ends there
     edges = format_distinct(ends, 3)
     names = [f"≤ {edges[0]}", *(f"{low} to {high}" for low, high in itertools.pairwise(edges)), f"> {edges[-1]}"]
     sums = [groups.sums[place == i].sum(axis=0) for i in range(len(names))]
-    return [Slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
+    return [_slice(column, name, s) for name, s in zip(names, sums, strict=True) if s[0]]
 
 
 def format_distinct(values: NDArray[np.float64], digits: int) -> list[str]:

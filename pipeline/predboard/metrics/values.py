@@ -140,9 +140,12 @@ def class_metrics(
 
 def slice_metrics(s: Slice, column: str, task: str) -> dict[str, Metric]:
     """Return the metrics of a slice by short name; `column` says which rows belong together, if any do."""
-    specs = rows("slices", task=task)
-    described = {spec.short: _described(spec, spec.compute(s), column) for spec in specs if spec.compute}
-    return {name: metric for name, metric in described.items() if metric is not None}
+    metrics: dict[str, Metric] = {}
+    for spec in rows("slices", task=task):
+        if spec.compute and (metric := spec.compute(s)) is not None:
+            method = grouped_method(column) if column and spec.interval else spec.interval
+            metrics[spec.short] = replace(metric, definition=spec.definition, method=method)
+    return metrics
 
 
 def metric_curves(

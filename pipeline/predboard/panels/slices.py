@@ -22,18 +22,18 @@ from predboard.formatting import escape_markdown, markdown_table, plural, unique
 from predboard.metrics import registry
 from predboard.metrics import slices as slicing
 from predboard.metrics.grouped import group_column, no_groups, sum_by_group
-from predboard.metrics.intervals import benjamini_hochberg, welch_p, wilson_interval
+from predboard.metrics.intervals import benjamini_hochberg, grouped_p, welch_p
 from predboard.metrics.metric_spec import Direction
+from predboard.metrics.slice_crosses import CROSS, Crosses
 from predboard.metrics.slices import (
-    CROSS,
     MAX_LOSS,
-    Crosses,
     Slice,
     SliceSums,
     empty_slices,
     list_slices,
     loss_variance,
     mean_loss,
+    mean_of,
     measure_slices,
     skipped_columns,
     slice_names,
@@ -59,7 +59,7 @@ class State(SliceSums):
     """Sums of 1, right, loss and loss² over the labelled rows of each column and value."""
 
     whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
-    by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 4] as `whole`, where rows belong together
+    by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 1] rows, where rows belong together
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class SliceComparison:
     effect: float
     """Difference of the mean losses divided by the root of the mean variance (Chung et al. 2019, Slice Finder)."""
     p: float
-    """p-value of Welch's one-sided test that the slice is no worse, by the normal distribution."""
+    """p-value of Welch's one-sided test that the slice is no worse, by the normal distribution; where rows belong
+    together, of a t test whose standard error is that of leaving out groups of them."""
     worse: bool
     """Whether the slice is worse, at a false discovery rate of 5 % over all slices (Benjamini & Hochberg 1995)."""
 
@@ -107,7 +108,7 @@ class Panel:
         )  # [rows, 4]
         each = np.rint(summands).astype(np.int64)
         kinds = measure_slices(rows, each, self.crosses)
-        return State(**vars(kinds), whole=each.sum(axis=0), by_group=sum_by_group(rows, lambda: each))
+        return State(**vars(kinds), whole=each.sum(axis=0), by_group=sum_by_group(rows, lambda: each[:, :1]))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield the page and picture of the last step, and curves of its worst slices."""
@@ -137,7 +138,7 @@ class Panel:
             worst = functools.partial(plots.draw_intervals, title, lines, overall)
             description = (
                 "Columns of the manifest first, then by how much greater the loss is than elsewhere. Lines: 95 % "
-                f"intervals of the {right} (Wilson)."
+                f"intervals of the {right} ({'leaving out groups' if states[last].by_group.states else 'Wilson'})."
             )
             yield last, Picture("slices/worst", worst, description)
         page = self._page(states[last], compared, worse, info.run)
@@ -173,9 +174,11 @@ class Panel:
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], run: Run) -> str:
         has_loss = run.has_scores
         loss, losses = ("loss", "losses") if has_loss else ("error rate", "error rates")
+        column = escape_markdown(group_column(state.by_group))
+        test = f"t test that leaves out groups of whole {column}s" if column else "Welch's test"
         parts = [
             f"{len(worse)} of {plural(len(compared), 'slice')} with at least {MIN_ROWS} labelled images inside and "
-            f"outside {'is' if len(worse) == 1 else 'are'} worse than the rest (Welch's test on the {loss}, false "
+            f"outside {'is' if len(worse) == 1 else 'are'} worse than the rest ({test} on the {loss}, false "
             f"discovery rate 5 %). The effect is the difference of the mean {losses} divided by their standard "
             "deviation: 0.2 is small, 0.5 medium and 0.8 large."
         ]
@@ -183,8 +186,9 @@ class Panel:
             rows = []
             for c in compared[: self.listed]:
                 s = c.slice
-                low, high = wilson_interval(int(s.sums[1]), s.rows)
-                row = [escape_markdown(s.name), f"{s.rows:,}", f"{s.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
+                ends = slicing.slice_accuracy(s).interval
+                interval = "–" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+                row = [escape_markdown(s.name), f"{s.rows:,}", f"{s.accuracy:.4f}", interval]
                 rows.append(
                     [*row, f"{mean_loss(s):.4f}" if has_loss else "–", f"{c.effect:+.2f}", "**yes**" if c.worse else ""]
                 )
@@ -204,20 +208,29 @@ def compare(parts: list[Slice]) -> list[SliceComparison]:
     """Compare each slice that has enough rows with the other rows of its column; the largest effect comes first."""
     whole: dict[tuple[str, bool], NDArray[np.int64]] = {}
     for s in parts:
-        whole[s.column, s.crossed] = whole.get((s.column, s.crossed), np.zeros(4, np.int64)) + s.sums
+        of_column = s.column, s.crossed
+        whole[of_column] = whole[of_column] + s.every if of_column in whole else s.every
     compared = []
     for s in parts:
-        rest = replace(s, sums=whole[s.column, s.crossed] - s.sums)
+        rest = replace(s, every=whole[s.column, s.crossed] - s.every)
         if min(s.rows, rest.rows) < MIN_ROWS:
             continue
         spread = math.sqrt((loss_variance(s) + loss_variance(rest)) / 2)
-        error = math.sqrt(loss_variance(s) / s.rows + loss_variance(rest) / rest.rows)
         difference = mean_loss(s) - mean_loss(rest)
-        p = welch_p(difference, error)
-        compared.append(SliceComparison(s, difference / spread if spread else 0.0, p, worse=False))
+        effect = difference / spread if spread else 0.0
+        compared.append(SliceComparison(s, effect, _p(s, rest, difference), worse=False))
     worse = benjamini_hochberg([c.p for c in compared], FALSE_DISCOVERIES)
     marked = [replace(c, worse=i in worse) for i, c in enumerate(compared)]
     return sorted(marked, key=lambda c: (-c.effect, c.slice.name))
+
+
+def _p(s: Slice, rest: Slice, difference: float) -> float:
+    """Return the one-sided p-value that the mean loss of a slice is no greater than that of the rest."""
+    if s.is_grouped:  # each group leaves both, as it may have rows in both
+        present = s.present | rest.present
+        loss, others = (mean_of(side.every[0] - side.every[1:][present], 2, FIXED_UNIT) for side in (s, rest))
+        return grouped_p(difference, loss - others)
+    return welch_p(difference, math.sqrt(loss_variance(s) / s.rows + loss_variance(rest) / rest.rows))
 
 
 def worth_showing(compared: Sequence[SliceComparison], room: int) -> list[SliceComparison]:
@@ -235,7 +248,7 @@ def worth_showing(compared: Sequence[SliceComparison], room: int) -> list[SliceC
 
 
 def _line(s: Slice) -> IntervalLine:
-    low, high = wilson_interval(int(s.sums[1]), s.rows)
+    low, high = slicing.slice_accuracy(s).interval or (s.accuracy, s.accuracy)
     parts = [part.partition("=")[2] for part in s.value.split(CROSS)] if s.crossed else []
     name = CROSS.join(parts) if all(parts) and parts else s.name  # of a crossed slice the values alone have room
     return IntervalLine(name, s.accuracy, low, high, f"{s.rows:,}")
@@ -252,7 +265,7 @@ def _table(compared: list[SliceComparison], has_loss: bool) -> bytes:
     table.writerow(["column", "value", "rows", "right", "accuracy", "lower", "upper", "nll", "effect", "p", "worse"])
     for c in compared:
         s = c.slice
-        low, high = wilson_interval(int(s.sums[1]), s.rows)
+        low, high = slicing.slice_accuracy(s).interval or (math.nan, math.nan)
         nll = mean_loss(s) if has_loss else math.nan
         numbers = (s.accuracy, low, high, nll, c.effect, c.p)
         table.writerow(

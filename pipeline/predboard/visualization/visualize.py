@@ -26,7 +26,7 @@ from predboard.log_names import ROWS_FILE
 from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
-from predboard.metrics.slices import check_crosses
+from predboard.metrics.slice_crosses import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.panels import confusion, label_issues
 from predboard.parallel.executor import Executor, open_executor

@@ -8,18 +8,20 @@ The edges of the bins are exact in float32, so what follows at an edge, such as 
 exact. Images belong to one of 20 groups; even groups are fold 0, where thresholds are found, odd ones fold 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.grouped import no_groups
 from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.score_histograms import (
     FINE_BINS,
     Estimate,
+    GroupedHistograms,
     auroc,
     average_precision,
     bin_index,
@@ -31,7 +33,7 @@ from predboard.metrics.score_histograms import (
 from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import Run
-from predboard.state import summed
+from predboard.state import StatesByName, summed
 
 MAX_LOGIT = 16.0
 """Bins cover logits from -MAX_LOGIT to MAX_LOGIT."""
@@ -68,6 +70,7 @@ class LabelHistograms:
     any_label: NDArray[np.int64] = summed()  # [folds, FINE_BINS] all decisions
     any_true: NDArray[np.int64] = summed()  # [folds, FINE_BINS] those on labels that the image has
     confidence: NDArray[np.int64] = summed()  # [wrong and right, FINE_BINS] sets of known labels by their probability
+    by_group: StatesByName = field(default_factory=no_groups)  # `GroupedHistograms`, where images belong together
 
     @classmethod
     def zero(cls, run: Run) -> "LabelHistograms":
@@ -84,7 +87,7 @@ class LabelHistograms:
 
     @classmethod
     def _measured(cls, run: Run, sets: KnownSets, labelled: MultiLabelPredictions) -> "LabelHistograms":
-        state, k, logits = cls.zero(run), len(run.classes), labelled.logits
+        state, k, logits = cls.zero(run), len(run.classes), labelled.logits  # [rows, classes]
         bins, coarse = state.every_by_fold.shape[2], state.every_grouped.shape[2]
         shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
         group, fold = sets.group, sets.group % 2
@@ -104,8 +107,9 @@ class LabelHistograms:
             count_into(table, place)
         unknown = places(sets.unknown.row, sets.unknown.label)
         whole = sets.unknown.size == 0
-        place = bin_index(score_of_probability(labelled.confidence[whole])).astype(np.int64)
-        count_into(state.confidence, labelled.right[whole] * FINE_BINS + place)
+        place = bin_index(score_of_probability(labelled.confidence)).astype(np.int64) + labelled.right * FINE_BINS
+        count_into(state.confidence, place[whole])
+        state = replace(state, by_group=_by_group(labelled, at, sets, np.where(whole, place, -1)))
         at += (fold * FINE_BINS).astype(np.int16)[:, None]
         of_group = group * (k * coarse) - fold * coarse
         width = max(_BLOCK // 4 // max(len(at), 1), 1)
@@ -159,3 +163,13 @@ class LabelHistograms:
     def grouped(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """True and every, [groups, classes, coarse] each."""
         return self.true_grouped, self.every_grouped
+
+
+def _by_group(
+    rows: MultiLabelPredictions, at: NDArray[np.int16], sets: KnownSets, confidence: NDArray[np.int64]
+) -> StatesByName:
+    """Return `GroupedHistograms` of decisions that are known; arguments as there."""
+    if rows.group_column:
+        at = at.copy()
+        at[sets.unknown.row, sets.unknown.label] = -1
+    return GroupedHistograms.count(rows, at, (sets.true.row, sets.true.label), confidence)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predboard.metrics.delete_one import aurc_half_width
-from predboard.metrics.intervals import Floats, grouped_half_width, grouped_method, wilson_interval
+from predboard.metrics.intervals import WIDENED, Floats, grouped_half_width, grouped_method, wilson_interval
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT, F1, IMAGES, JACCARD, KNOWN, LOSS, LabelMargins
 from predboard.metrics.multi_label.label_ranks import BRIER, COVERAGE, LRAP, ONE_ERROR, RANKABLE, RANKING_LOSS
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
@@ -178,8 +178,12 @@ def set_aurc(state: LabelState) -> Metric | None:
     if not confidence.any():
         return None
     estimate = aurc(confidence)
-    value, wide = float(estimate.value), math.hypot(float(aurc_half_width(confidence)), float(estimate.bound))
-    return Metric(value, _ends(value, wide), bound=float(estimate.bound), rows=int(confidence.sum()))
+    half, method = float(aurc_half_width(confidence)), ""
+    if column := state.metrics.group_column:
+        half, method = state.histograms.by_group.states[column].aurc_half_width, grouped_method(column, WIDENED)
+    value, bound = float(estimate.value), float(estimate.bound)
+    ends = _ends(value, math.hypot(half, bound))
+    return Metric(value, ends, method=method, bound=bound, rows=int(confidence.sum()))
 
 
 def auroc_macro(state: LabelState) -> Metric | None:

@@ -146,7 +146,7 @@ def _groups(scores: CountMetrics) -> str:
         return ""
     return (
         f"Images of one **{escape_markdown(scores.group_column)}** belong together: the intervals of metrics leave out "
-        "whole groups of them. Those of slices, curves and the lists on this page take images as independent; "
+        "whole groups of them. Those of curves and the lists on this page take images as independent; "
         "`summary.json` says so of each."
     )
 
