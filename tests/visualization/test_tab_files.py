@@ -18,6 +18,7 @@ from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
 from predboard.tab.columns import RowsFile
 from predboard.tab.log_runs import LogRuns
+from predboard.tab.thumbnails import Pictures
 from predboard.visualization import image_map
 from predboard.visualization.log_folder import read_record
 from tests import toy
@@ -59,7 +60,7 @@ def test_both_files_are_written_recorded_and_the_same_again(predictions: Path, t
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_a_thumbnail_is_a_small_jpeg_of_the_images_key(predictions: Path, tmp_path: Path) -> None:
+def test_a_thumbnail_is_a_small_jpeg_of_the_images_key_or_its_own_small_file(predictions: Path, tmp_path: Path) -> None:
     visualize(VisualizeConfig((predictions,), tmp_path))
     thumbnails = table_of(tmp_path / "net" / "thumbnails.arrow")
     assert thumbnails.schema.metadata == {b"side": b"128", b"step": b"2"}
@@ -71,7 +72,10 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_images_key(predictions: Path, tmp_pa
     for content in encoded[:2]:
         with Image.open(io.BytesIO(content)) as picture:
             sizes.append((picture.format, picture.size))
-    assert sizes == [("JPEG", (128, 96)), ("JPEG", (40, 30))]
+    assert sizes == [("JPEG", (128, 96)), ("PNG", (40, 30))]
+    assert encoded[1] == (predictions.parent / "photos" / "000001.png").read_bytes()
+    (run,) = LogRuns(tmp_path).all().values()
+    assert [Pictures().encode(run, run.step(2), row, 128) for row in (0, 1)] == encoded[:2]
 
 
 def test_the_map_is_that_of_scikit_learn(predictions: Path, tmp_path: Path) -> None:

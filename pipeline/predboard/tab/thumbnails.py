@@ -1,7 +1,7 @@
 """Encodes the picture of a row in a size: from the stored thumbnails, else from its source. It knows no query.
 
-A picture is always decoded and encoded again by us, or was when `visualize` wrote it: no byte of a file reaches the
-browser as it is, so a row that names another kind of file shows nothing.
+A picture is decoded and encoded again by us, or was when `visualize` wrote it. Only a small one that is nothing but a
+plain JPEG or PNG is passed on as it is, so a row that names another kind of file shows nothing.
 """
 
 import functools
@@ -61,7 +61,7 @@ class ThumbnailFile:
         batch = int(np.searchsorted(self._ends, place, side="right"))
         start = int(self._ends[batch]) - len(self._batches[batch])
         content = self._batches[batch].column("thumbnail")[place - start].as_py() or b""
-        return content if content.startswith(JPEG_START) else b""
+        return content if content.startswith((JPEG_START, PNG_START)) else b""
 
 
 class Pictures:

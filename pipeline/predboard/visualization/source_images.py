@@ -5,9 +5,9 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from PIL import Image
 
@@ -22,6 +22,7 @@ from predboard.drawing.tiles import (
 )
 from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
+from predboard.images.plain_files import PlainFile, plain_file
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.tile_labels import name_labels
@@ -36,8 +37,9 @@ from predboard.visualization.row_tiles import draw_row
 FITTED_CACHE_IMAGES = 512
 """Fitted images in memory, at most 115 kB each, because the same image is in many galleries and steps."""
 
-SPRITE_SIDE_PIXELS = 4096
-"""Side of the sprite with all images of the Projector, in pixels; browsers take up to 8,192."""
+SPRITE_SIDE_PIXELS = 4544
+"""Side of the sprite with all images of the Projector, in pixels: 71 images of 64, so that 5,000 small ones keep their
+own pixels. Browsers take up to 8,192."""
 
 SPRITE_TASK_IMAGES = 32
 """Images of the Projector that a thread takes at a time: to pass one on costs as much as to find that it is missing."""
@@ -51,18 +53,46 @@ SHEET_QUALITY = 80
 ANSWER_SECONDS = 20
 """Longest wait for the folder of the images, which a network may have to wake up."""
 
-NEAREST = Image.Resampling.NEAREST
+SMALL_JPEG_PIXELS = 128
+"""Longest side of a JPEG that is always decoded whole: smaller ones gain nothing from less."""
+
+
+Y = TypeVar("Y")
 
 
 class ImageObserver(Protocol):
-    """Takes images while they are open."""
+    """Takes images while they are open; called by many threads at once."""
 
-    enough: int
-    """Pixels of the shorter side that it needs."""
-
-    def take(self, step: int, row: int, image: Image.Image) -> None:
-        """Take the image of a row, unchanged; called by many threads at once."""
+    def enough(self, image: "ReadImage") -> int:
+        """Return how many pixels of the shorter side it needs of an image."""
         ...
+
+    def take(self, step: int, row: int, image: "ReadImage", pixels: Image.Image) -> None:
+        """Take the image of a row, as it was read and decoded; it changes neither."""
+        ...
+
+
+@dataclass
+class ReadImage:
+    """An image that was read and not decoded."""
+
+    content: bytes
+    exif: Exif
+
+    @functools.cached_property
+    def plain(self) -> PlainFile | None:
+        """Its header, if it is a plain JPEG or PNG."""
+        return plain_file(self.content)
+
+    def decode(self, enough: int | None = None) -> Image.Image:
+        """Decode it to RGB, at least `enough` pixels large. Raises what `decode.decode_image` does."""
+        plain = self.plain
+        if plain and plain.jpeg_mode and max(plain[:2]) <= SMALL_JPEG_PIXELS:
+            # Pillow's own reading of the header takes as long as decoding so small an image.
+            with contextlib.suppress(ValueError):  # it is damaged: what can be shown of it is found below
+                pixels = Image.frombytes(plain.jpeg_mode, plain[:2], self.content, "jpeg", plain.jpeg_mode, "")
+                return pixels if pixels.mode == "RGB" else pixels.convert("RGB")
+        return decode.decode_image(self.content, exif=self.exif, enough=enough)
 
 
 class SourceImages:
@@ -198,15 +228,14 @@ class SourceImages:
         def open_small(point: tuple[int, str | None]) -> Image.Image | None:
             if is_abandoned():
                 return None
-            enough = max(side, self.observer.enough if self.observer else 0)
-            image = self.open_image(self._cache_step(step), point[0], str(point[1] or ""), enough)
-            if image is not None:
+
+            def shrink(image: ReadImage) -> Image.Image:
+                pixels = image.decode(max(side, self.observer.enough(image) if self.observer else 0))
                 if self.observer:
-                    self.observer.take(step, point[0], image)
-                image.thumbnail((side, side), Image.Resampling.LANCZOS)
-                if max(image.size) < side // 2:
-                    image = image.resize([s * (side // max(image.size)) for s in image.size], NEAREST)
-            return image
+                    self.observer.take(step, point[0], image, pixels)
+                return fit_picture(pixels, side)[0]
+
+            return self.use_image(self._cache_step(step), point[0], str(point[1] or ""), shrink)
 
         is_remote = self._any_remote(step, (str(ref or "") for _, ref in points))
         threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, SPRITE_TASK_IMAGES)
@@ -232,9 +261,14 @@ class SourceImages:
         return (None, True) if image is None else fit_picture(image)
 
     def open_image(self, step: int, row: int, ref: str, enough: int | None = None) -> Image.Image | None:
-        """Open an image in RGB, at least `enough` pixels large.
+        """Open an image in RGB, at least `enough` pixels large. Returns None if it is not found; see `use_image`."""
+        return self.use_image(step, row, ref, lambda image: image.decode(enough))
 
-        Returns None, and notes it in `missing`, if it is not found, or in `outside` if its ref leads elsewhere.
+    def use_image(self, step: int, row: int, ref: str, use: Callable[[ReadImage], Y]) -> Y | None:
+        """Return what `use` makes of an image.
+
+        Returns None, and notes it in `missing`, if it is not found or cannot be decoded, or in `outside` if its ref
+        leads elsewhere.
         """
         run = self._steps[step].run
         exif: Exif = "apply" if run.transform.get("exif") == "apply" else "ignore"
@@ -251,9 +285,9 @@ class SourceImages:
                 if origin == "source":
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
-                    return decode.decode_image(content, exif=exif, enough=enough)
+                    return use(ReadImage(content, exif))
                 if stored is not None:
-                    return decode.decode_image(stored)
+                    return use(ReadImage(stored, "ignore"))
         if ref:
             (self.missing if is_allowed else self.outside).add(ref)  # the tile shows it, and the command the number
         return None

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.ipc
 from PIL import Image
 
+from predboard.drawing.tiles import fit_picture
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.arrow import as_arrow, as_booleans, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
-from predboard.visualization.source_images import SourceImages
+from predboard.visualization.source_images import ReadImage, SourceImages
 
 THUMBNAILS_FILE = "thumbnails.arrow"
 
@@ -27,6 +28,10 @@ JPEG_QUALITY = 85
 
 SMALL_SIDE_PIXELS = 64
 """Images up to this size are shown enlarged, so their colours are not subsampled."""
+
+OWN_BYTES = 8192
+"""An image whose file is no larger, or has no more bytes than pixels, is its own thumbnail: made anew, such a JPEG has
+half the bytes, and costs as much as decoding it."""
 
 AUTO_MAX_IMAGES = 50_000
 AUTO_MAX_PIXELS = 2_000_000_000
@@ -50,17 +55,28 @@ def is_small(rows: Iterable[DerivedRows]) -> bool:
 class DrawnThumbnails:
     """The thumbnails of a step that were drawn while its images were open for something else."""
 
-    enough = SIDE_PIXELS
-
     def __init__(self, step: int) -> None:
         """Begin without any."""
         self._step = step
         self.by_row: dict[int, bytes] = {}
 
-    def take(self, step: int, row: int, image: Image.Image) -> None:
-        """Draw the thumbnail of an image."""
+    def enough(self, image: ReadImage) -> int:
+        """Return how many pixels of the shorter side a thumbnail needs: none of an image that is its own."""
+        return 0 if is_thumbnail(image) else SIDE_PIXELS
+
+    def take(self, step: int, row: int, image: ReadImage, pixels: Image.Image) -> None:
+        """Keep the thumbnail of an image."""
         if step == self._step:
-            self.by_row[row] = _encode(image)
+            self.by_row[row] = image.content if is_thumbnail(image) else _encode(pixels)
+
+
+def is_thumbnail(image: ReadImage) -> bool:
+    """Return whether the bytes of an image are its thumbnail as they are: small, plain, and with few bytes."""
+    bytes_ = len(image.content)
+    if bytes_ > SIDE_PIXELS**2 or image.plain is None:
+        return False
+    width, height = image.plain.width, image.plain.height
+    return max(width, height) <= SIDE_PIXELS and bytes_ <= max(OWN_BYTES, width * height)
 
 
 def write_thumbnails(
@@ -123,14 +139,14 @@ def _draw(images: SourceImages, step: int, drawn: Mapping[int, bytes], point: tu
     row, _, ref = point
     if row in drawn:
         return drawn[row]
-    image = images.open_image(step, row, ref, enough=SIDE_PIXELS)
-    return None if image is None else _encode(image)
+    return images.use_image(
+        step, row, ref, lambda image: image.content if is_thumbnail(image) else _encode(image.decode(SIDE_PIXELS))
+    )
 
 
 def _encode(image: Image.Image) -> bytes:
     if max(image.size) > SIDE_PIXELS:
-        image = image.copy()
-        image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
+        image, _ = fit_picture(image, SIDE_PIXELS)
     encoded = io.BytesIO()
     subsampling = 0 if max(image.size) <= SMALL_SIDE_PIXELS else 2
     image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=subsampling)

@@ -59,7 +59,8 @@ def refuse_duplicates(names: Iterable[str], file: AnyPath) -> None:
 
 def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
     """Return the bytes of a member. Raises FileNotFoundError if there is no such member."""
-    stored_name = _stored_names(file).get(canonical_member(member))
+    names = _stored_names(file)
+    stored_name = names.get(member) or names.get(canonical_member(member))
     if stored_name is None:
         raise FileNotFoundError(2, "No such member")
     archive = _opened(file, version_of(file), _reader(file))
