@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, jaccard_score
 
 import predboard
 from predboard import panels
 from predboard.cli import main
+from predboard.metrics.intervals import grouped_half_width
+from predboard.metrics.multi_label.label_state import LabelState
 from predboard.metrics.multi_label.label_temperature import fit_label_temperature
 from predboard.metrics.multi_label.label_thresholds import COMMON, EACH, HALF, MIN_IMAGES
+from predboard.metrics.multi_label.label_values import all_label_metrics
+from predboard.metrics.slices import list_slices, slice_jaccard
 from predboard.panels import RunInfo, StepInfo
 from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import jackknife_group
 from predboard.predictions.schema import MULTI_LABEL, Run, hash_refs
+from predboard.state import merge
 from predboard.summaries import File, Histogram, Metrics, Picture, PrCurve, Summary, Text, Tiles
 from tests import label_sets, toy
 
@@ -371,3 +378,51 @@ def test_thresholds_are_refused_for_images_of_one_class(tmp_path: Path) -> None:
     file.write_bytes(b'{"labels": {"a": {"log_odds": 0}}, ' + _REST)
     with pytest.raises(predboard.InputError, match="is of images with several labels"):
         predboard.gate(tmp_path / "one", [{"metric": "accuracy", "min": 0}], thresholds=file)
+
+
+@pytest.mark.parametrize("patients", [0, 120])
+def test_slices_have_the_mean_jaccard_index_of_scikit_learn(patients: int) -> None:
+    """Images without any label, and unknown labels, count as in the figure of the whole."""
+    run = label_sets.run_of(4)
+    logits, labels = label_sets.table(600, 4, 5, mean=0.9)
+    unknown = np.random.default_rng(5).random(labels.shape) < 0.1
+    unknown[:9] = True
+    batch = label_sets.rows(run, logits, labels, unknown, failed=frozenset({20})).batch
+    site = np.array(["A", "B", "C"])[np.random.default_rng(6).integers(0, 3, 600)]
+    batch = batch.append_column("site", pa.array(site.tolist()))
+    group = jackknife_group(hash_refs([f"{i % 120}" for i in range(600)]))
+    if patients:
+        batch = batch.append_column(
+            "group:patient", pa.array(hash_refs([f"{i % 120}" for i in range(600)]), pa.int64())
+        )
+    rows, panel = MultiLabelPredictions(batch), panels.load("slices")
+    state = merge(panel.measure(run, rows.take(group % 2 == 0)), panel.measure(run, rows.take(group % 2 == 1)))
+    summaries = [s for _, s in panel.render(RunInfo("toy", run, {0: StepInfo(600, 600)}), {0: state})]
+    metrics = next(s for s in summaries if isinstance(s, Metrics)).metrics
+    counted = ~unknown.all(axis=1) & (np.arange(600) != 20)
+    y, p = labels & ~unknown, (logits > 0) & ~unknown
+    assert (~y.any(axis=1) & ~p.any(axis=1) & counted).any()
+    table = pd.read_csv(io.BytesIO(next(s.content for s in summaries if isinstance(s, File)))).set_index("value")
+    for value in "ABC":
+        at = counted & (site == value)
+        each = np.array([jaccard_score(y[i], p[i], zero_division=1) for i in np.flatnonzero(at)])
+        metric = metrics[f"slices/site={value}/jaccard"]
+        assert metric.value == pytest.approx(jaccard_score(y[at], p[at], average="samples", zero_division=1), abs=1e-6)
+        assert (metric.rows, table.jaccard[value]) == (at.sum(), pytest.approx(metric.value, abs=1e-5))
+        half = 1.959964 * each.std(ddof=1) / np.sqrt(len(each))
+        if patients:
+            without = [each[group[at] != g].mean() for g in sorted(set(group[at].tolist()))]
+            half = float(grouped_half_width(np.array(without)))
+        assert metric.interval == pytest.approx((metric.value - half, metric.value + half), abs=1e-5)
+    whole = all_label_metrics(LabelState.measure(run, rows))["jaccard"]
+    rows_of = {value: metrics[f"slices/site={value}/jaccard"] for value in "ABC"}
+    mean = sum(m.value * (m.rows or 0) for m in rows_of.values()) / sum(m.rows or 0 for m in rows_of.values())
+    assert mean == pytest.approx(whole.value, abs=1e-6)
+
+
+def test_a_slice_whose_sets_are_all_right_has_no_interval_of_no_width() -> None:
+    run = label_sets.run_of(2)
+    labels = np.arange(60).reshape(30, 2) % 3 == 0
+    state = panels.load("slices").measure(run, label_sets.rows(run, np.where(labels, 5.0, -5.0), labels))
+    metric = slice_jaccard(list_slices(state, alone=True)[0])
+    assert (metric.value, metric.interval) == (1.0, None)

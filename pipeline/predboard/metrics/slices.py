@@ -134,6 +134,19 @@ def slice_nll(s: Slice) -> Metric:
     return Metric(mean, ends and (max(ends[0], 0.0), ends[1]), rows=s.rows)
 
 
+def slice_jaccard(s: Slice) -> Metric:
+    """Return the mean Jaccard index of the slice's rows; `s.sums` has those of the indices and of their squares last.
+
+    Where all rows have the same it has no interval, which would be of no width.
+    """
+    mean = float(mean_of(s.sums, 4, FIXED_UNIT))
+    if s.is_grouped:
+        return Metric(mean, grouped_interval(mean, mean_of(s.without, 4, FIXED_UNIT)), rows=s.rows)
+    variance = max(float(mean_of(s.sums, 5, FIXED_UNIT)) - mean**2, 0.0)
+    ends = mean_interval(mean, variance, s.rows) if variance > FIXED_UNIT else None
+    return Metric(mean, ends and (max(ends[0], 0.0), min(ends[1], 1.0)), rows=s.rows)
+
+
 def slice_images(s: Slice) -> Metric:
     """Return how many labelled rows the slice has."""
     return Metric(s.rows)

@@ -24,6 +24,8 @@ from predboard.metrics import slices as slicing
 from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import benjamini_hochberg, grouped_p, welch_p
 from predboard.metrics.metric_spec import Direction
+from predboard.metrics.multi_label import known_sets
+from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.slice_crosses import CROSS, Crosses
 from predboard.metrics.slices import (
     MAX_LOSS,
@@ -40,7 +42,8 @@ from predboard.metrics.slices import (
 )
 from predboard.metrics.values import slice_metrics
 from predboard.panels import EVERY_TASK, RunInfo
-from predboard.predictions.schema import IMAGE_PROPERTIES, Run
+from predboard.predictions.multi_label.table import MultiLabelPredictions
+from predboard.predictions.schema import IMAGE_PROPERTIES, MULTI_LABEL, Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, StatesByName, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
@@ -56,9 +59,11 @@ ALL_STEPS_MAX_SLICES = 100
 
 @dataclass(frozen=True)
 class State(SliceSums):
-    """Sums of 1, right, loss and loss² over the labelled rows of each column and value."""
+    """Sums of 1, right, loss and loss² over the labelled rows of each column and value; of several labels of an image
+    their Jaccard index and its square too.
+    """
 
-    whole: NDArray[np.int64] = summed()  # [4] of all labelled rows
+    whole: NDArray[np.int64] = summed()  # [4 or 6] of all labelled rows
     by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 1] rows, where rows belong together
 
 
@@ -90,23 +95,24 @@ class Panel:
     """Slices in `summary.json`: those with the most images."""
     crosses: Crosses = ()
     """Columns whose values are crossed, each time two or more."""
-    columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
+    columns: frozenset[str] = slicing.COLUMNS | known_sets.COLUMNS | {"loss"}
     without_scores: bool = True
     tasks: frozenset[str] = EVERY_TASK
 
-    def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
-        """Return the state of no rows."""
+    def zero(self, run: Run) -> State:
+        """Return the state of no rows; only rows tell which columns there are."""
         none = empty_slices()
-        return State(**vars(none), whole=np.zeros(4, np.int64))
+        return State(**vars(none), whole=np.zeros(6 if run.task == MULTI_LABEL else 4, np.int64))
 
-    def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
+    def measure(self, run: Run, batch: Predictions) -> State:
         """Return the state of these rows alone."""
         rows = batch.labelled
         loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS) if rows.has_scores else 1.0 - rows.right
-        summands = np.stack(
-            [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT], axis=1
-        )  # [rows, 4]
-        each = np.rint(summands).astype(np.int64)
+        summands = [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT]
+        if isinstance(batch, MultiLabelPredictions):
+            jaccard = KnownSets.measure(run, batch).jaccard
+            summands += [jaccard / FIXED_UNIT, jaccard**2 / FIXED_UNIT]
+        each = np.rint(np.stack(summands, axis=1)).astype(np.int64)  # [rows, sums]
         kinds = measure_slices(rows, each, self.crosses)
         return State(**vars(kinds), whole=each.sum(axis=0), by_group=sum_by_group(rows, lambda: each[:, :1]))
 
@@ -143,7 +149,7 @@ class Panel:
             yield last, Picture("slices/worst", worst, description)
         page = self._page(states[last], compared, worse, info.run)
         yield last, Text("report/slices", page, f"{right.capitalize()} by kind of image.")
-        yield last, File("slices.csv", _table(compared, info.run.has_scores))
+        yield last, File("slices.csv", _table(compared, info.run))
 
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
@@ -174,6 +180,7 @@ class Panel:
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], run: Run) -> str:
         has_loss = run.has_scores
         loss, losses = ("loss", "losses") if has_loss else ("error rate", "error rates")
+        several = run.task == MULTI_LABEL
         column = escape_markdown(group_column(state.by_group))
         test = f"t test that leaves out groups of whole {column}s" if column else "Welch's test"
         parts = [
@@ -189,12 +196,13 @@ class Panel:
                 ends = slicing.slice_accuracy(s).interval
                 interval = "–" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
                 row = [escape_markdown(s.name), f"{s.rows:,}", f"{s.accuracy:.4f}", interval]
-                rows.append(
-                    [*row, f"{mean_loss(s):.4f}" if has_loss else "–", f"{c.effect:+.2f}", "**yes**" if c.worse else ""]
-                )
+                row += [f"{slicing.slice_jaccard(s).value:.4f}"] if several else []
+                row += [f"{mean_loss(s):.4f}" if has_loss else "–", f"{c.effect:+.2f}", "**yes**" if c.worse else ""]
+                rows.append(row)
             right, nats = (registry.require(f"slices/*/{name}", run.task) for name in ("accuracy", "nll"))
-            titles = ("slice", "images", right.label, "95 % interval", nats.label_with_unit, "effect", "worse")
-            parts.append(markdown_table(titles, "lrrlrrl", rows))
+            titles = ["slice", "images", right.label, "95 % interval", *["Jaccard index"] * several]
+            titles += [nats.label_with_unit, "effect", "worse"]
+            parts.append(markdown_table(titles, "lrrl" + "r" * several + "rrl", rows))
             if len(compared) > self.listed:
                 parts.append(f"`slices.csv` has {len(compared) - self.listed:,} more.")
         if many := skipped_columns(state):
@@ -259,15 +267,18 @@ def _tags(slices: list[Slice]) -> dict[str, Slice]:
     return dict(zip(unique_names([f"slices/{s.name}" for s in slices]), slices, strict=True))
 
 
-def _table(compared: list[SliceComparison], has_loss: bool) -> bytes:
+def _table(compared: list[SliceComparison], run: Run) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    table.writerow(["column", "value", "rows", "right", "accuracy", "lower", "upper", "nll", "effect", "p", "worse"])
+    several = run.task == MULTI_LABEL
+    shares = ["accuracy", "lower", "upper", *["jaccard"] * several]
+    table.writerow(["column", "value", "rows", "right", *shares, "nll", "effect", "p", "worse"])
     for c in compared:
         s = c.slice
         low, high = slicing.slice_accuracy(s).interval or (math.nan, math.nan)
-        nll = mean_loss(s) if has_loss else math.nan
-        numbers = (s.accuracy, low, high, nll, c.effect, c.p)
+        nll = mean_loss(s) if run.has_scores else math.nan
+        jaccard = [slicing.slice_jaccard(s).value] if several else []
+        numbers = (s.accuracy, low, high, *jaccard, nll, c.effect, c.p)
         table.writerow(
             [
                 *map(harmless_cell, (s.column, s.value.removeprefix("="))),

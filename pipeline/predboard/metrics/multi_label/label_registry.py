@@ -311,6 +311,13 @@ SLICES = (
         formula="mean over images of [predicted set = true set], of the slice", interval=intervals.WILSON,
     ),
     MetricSpec(
+        name="slices/*/jaccard", label="Jaccard index", compute=slices.slice_jaccard, curve=False,
+        definition="Size of the intersection of an image's true and predicted labels over that of their union, mean "
+        "over the images of the slice; 1 where both sets are empty.",
+        formula="mean over images of |true ∩ predicted| / |true ∪ predicted|, of the slice", interval=intervals.MEAN,
+        source='scikit-learn\'s jaccard_score, average="samples", zero_division=1',
+    ),
+    MetricSpec(
         name="slices/*/nll", label="cross-entropy", compute=slices.slice_nll, unit="nats", range=(0, inf),
         better="less",
         definition=f"Binary cross-entropy of an image's labels, mean over the images of the slice, nats, each cut at "
