@@ -361,3 +361,46 @@ def test_it_imports_no_library_that_it_can_do_without(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == ""
+
+
+_MEMORY = """
+import resource, sys
+from predboard.__main__ import main
+def fill():
+    pictures = [bytearray(b"x") * 20_000_000 for _ in range(4)]
+    del pictures
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def measure():
+    fill()
+    before = fill()
+    return fill() - before
+data, model, out, *command = sys.argv[1:]
+if command:
+    sys.argv[1:] = ["infer", "--data", data, "--model", model, "--out", out]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end
+else:
+    import predboard
+    predboard.infer(predboard.InferConfig(data, model, out=out))
+print(measure())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no glibc")
+def test_the_command_keeps_freed_memory_and_the_function_leaves_the_callers_process_as_it_is(tmp_path: Path) -> None:
+    toy.pictures(tmp_path / "data", each=2)
+    model, faults = toy.model_file(tmp_path), list[int]()
+    for name in ("function", "command"):
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, tmp_path / "data", model, tmp_path / name, *[name][name == "function" :]],
+            env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        faults.append(int(done.stdout.split()[-1]))
+    assert faults[0] > 4_000 and faults[1] < 100

@@ -80,7 +80,7 @@ def test_the_flags_of_a_scaling_do_what_it_says() -> None:
 
 
 def trying(
-    given: NDArray[np.bool_], ways: dict[str, NDArray[np.bool_]]
+    given: NDArray[np.bool_], ways: dict[str, NDArray[np.bool_]], by_chance: bool = False
 ) -> tuple[list[preprocessing_trials.Trial], dict[str, int]]:
     cost = dict.fromkeys(ways, 0)
 
@@ -89,7 +89,7 @@ def trying(
         cost[name] = stop
         return ways[name][start:stop]
 
-    return preprocessing_trials.run_trials(list(ways), given, right), cost
+    return preprocessing_trials.run_trials(list(ways), given, right, by_chance=by_chance), cost
 
 
 def test_a_better_alternative_is_found_and_the_others_are_stopped_early() -> None:
@@ -105,6 +105,30 @@ def test_a_better_alternative_is_found_and_the_others_are_stopped_early() -> Non
     assert best is not None
     assert (best.name, best.images, best.given, best.right) == ("better", 512, given.sum(), better.sum())
     assert best.p == sign_test(0, int((better & ~given).sum()))
+
+
+def test_an_alternative_that_explains_no_error_is_stopped_before_the_first_look() -> None:
+    given = np.zeros(256, bool)
+    some = given.copy()
+    some[20::10] = True  # the first within 32 images
+    _, cost = trying(given, {"none": given, "some": some})
+    assert cost == {"none": 32, "some": 256}
+    given[::8] = True  # 28 errors among the first 32: 0.9 ** 28 is 0.052
+    assert trying(given, {"none": given})[1] == {"none": 64}
+
+
+def test_where_the_given_way_is_right_by_chance_the_right_one_stands_out_at_once() -> None:
+    random, cost = np.random.default_rng(0), {False: 0, True: 0}
+    for by_chance in cost:
+        for _ in range(100):
+            label = random.integers(0, 10, 256)
+            given, other, right = (random.integers(0, 10, 256) == label for _ in range(3))
+            right |= random.random(256) < 0.5
+            found, costs = trying(given, {"other": other, "right": right}, by_chance)
+            best = preprocessing_trials.best_trial(found)
+            assert best is not None and best.name == "right"
+            cost[by_chance] += costs["other"]
+    assert cost[True] < 0.85 * cost[False]
 
 
 def test_of_two_about_equally_good_alternatives_the_first_is_taken() -> None:

@@ -46,8 +46,9 @@ PRESTART_BYTES = 100_000_000
 
 def _infer(config: InferConfig) -> int:
     from predboard.inference.infer import infer
-    from predboard.parallel.threads import limit_spinning
+    from predboard.parallel.threads import keep_freed_memory, limit_spinning
 
+    keep_freed_memory()
     if importlib.util.find_spec("torch") is not None:  # infer says so if it is missing
         limit_spinning()
         import predboard.inference.dispatch  # noqa: F401  and torch, inside whose import an exception may be swallowed

@@ -84,6 +84,8 @@ class Loader:
     """Processes that load instead of threads, for user code that holds Python's lock."""
     max_read_gb: float = MAX_READ_GB
     """Gigabytes that an encoded image, or what has to be read with it, may take in memory."""
+    ready: dict[int, LoadedImage] = field(default_factory=dict, compare=False, repr=False)
+    """Rows that were loaded before, by this loader or an equal one; each is handed out once."""
 
     def without_thumbnails(self) -> "Loader":
         """Return a loader of the same rows that makes no thumbnails."""
@@ -143,6 +145,8 @@ class Loader:
 
     def load(self, row: int, like: NDArray[Any] | None) -> LoadedImage:
         """Load one row; whatever is wrong with it is its error, and so is another shape or type than that of `like`."""
+        if (ready := self.ready.pop(row, None)) is not None:
+            return ready
         began, at_work = time.perf_counter(), time.thread_time()
         loaded = LoadedImage()
         try:

@@ -24,6 +24,11 @@ Outputs = dict[int, tuple[torch.Tensor, torch.Tensor | None]]
 """Logits [rows, classes] and embeddings [rows, dimensions] of each step."""
 
 
+def count_pieces(like: NDArray[Any], rows: int) -> int:
+    """Return in how many pieces a CPU is best sent so many pictures, each like this one."""
+    return max(1, min(-(-rows * like.size * 4 // _PIECE_BYTES), rows))
+
+
 class CpuPasses:
     """Decides in how many pieces, and on how many of PyTorch's threads, full batches go through the models of a run.
 
@@ -41,8 +46,8 @@ class CpuPasses:
             batch_size: rows of a full batch.
         """
         self._batch_size = batch_size
-        pieces = -(-batch_size * like.size * 4 // _PIECE_BYTES)
-        self._cuts = np.linspace(0, batch_size, min(pieces, batch_size) + 1).round().astype(int).tolist()
+        pieces = count_pieces(like, batch_size)
+        self._cuts = np.linspace(0, batch_size, pieces + 1).round().astype(int).tolist()
         self._all_threads = torch.get_num_threads()
         self._possible = device.type == "cpu" and (len(self._cuts) > 2 or self._all_threads > 1)
         self._threads: int | None = None

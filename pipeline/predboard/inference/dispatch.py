@@ -21,7 +21,7 @@ from predboard.parallel import ray_cluster
 from predboard.parallel.executor import Executor, WorkerSpec, open_executor
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.scheduler import Failed, Finished, LogLine, Progress, Ready, Scheduler
-from predboard.parallel.threads import worker_count
+from predboard.parallel.threads import keep_freed_memory, worker_count
 from predboard.storage.part_plan import Task
 
 
@@ -162,6 +162,7 @@ def worker_loop(
         for file, kind in setup.files:
             user_code.import_again(file, kind)
         torch.set_num_threads(setup.torch_threads)
+        keep_freed_memory()
         job = load_job()
         config = job.config
         factory = open_factory(

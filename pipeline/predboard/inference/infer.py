@@ -315,7 +315,8 @@ def _preflight(
     from predboard.inference.preflight import preflight
 
     devices = [placement.trial_device] * len(placement.devices)
-    return preflight(job, devices, models.modules.get, plan.tasks, recipe, log)
+    hands_on = placement.in_this_process and not job.config.processes
+    return preflight(job, devices, models.modules.get, plan.tasks, recipe, log, hands_on)
 
 
 def _run(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images import decode, preprocessing
+from predboard.images.loader import LoadedImage
 from predboard.images.preprocessing import Recipe
 from predboard.inference import diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
@@ -63,6 +64,7 @@ def preflight(
     tasks: Sequence[Task],
     recipe: Recipe | None,
     log: Callable[[str], None],
+    hands_on: bool = False,
 ) -> Job:
     """Send a sample through the model of the last step to be inferred, and log what looks wrong.
 
@@ -73,6 +75,7 @@ def preflight(
         tasks: the parts to make.
         recipe: preprocessing by the model's library, if it has one.
         log: takes a line for a person.
+        hands_on: whether this process does the tasks, and need not decode what the sample has of them again.
 
     Returns:
         The job with the warnings that its parts are to carry, and a batch size that fits the device.
@@ -87,8 +90,19 @@ def preflight(
     key = _key(job, step, chosen, recipe)
     report = read_report(job.out, step, key)
     if report is None:
-        examined = _Examined.begin(rows, job, devices[0], modules(step), step, chosen, log)
+        loader = job.loader if hands_on else job.loader.without_thumbnails()
+        examined = _Examined.begin(
+            rows,
+            job,
+            devices[0],
+            modules(step),
+            step,
+            SampleReader(job, chosen, len(job.runs[step].classes), loader),
+            log,
+        )
         report = examined.report(recipe, key)
+        if hands_on:
+            job = replace(job, loader=replace(loader, ready=_ready(examined.sample, tasks)))
         job = replace(job, batch_size=examined.probe.limit.rows)  # fewer if the device's memory was not enough
     for line in report.lines(sum(len(task.ids) for task in tasks), rows, devices):
         log(line)
@@ -102,6 +116,12 @@ def _choose(job: Job) -> list[int]:
     count = min(job.config.preflight, max(SAMPLE_MAX_BYTES // job.like.nbytes, 16))
     order = np.argsort(mix(job.loader.manifest.key, Salt.PREFLIGHT), kind="stable")
     return list(map(int, order[:count]))
+
+
+def _ready(sample: Sample, tasks: Sequence[Task]) -> dict[int, LoadedImage]:
+    """Return the loaded rows of a sample that are among the rows of the tasks."""
+    rows = zip(sample.ids.tolist(), sample.loaded, sample.pixels, strict=False)  # no row where none could be read
+    return {i: replace(row, pixels=pixels) for i, row, pixels in rows if any(i in task.ids for task in tasks)}
 
 
 def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None) -> str:
@@ -129,6 +149,8 @@ class _Examined:
     probe: Probe
     logits: NDArray[np.float32]
     """[images, classes]"""
+    tried_logits: dict[Scaling, NDArray[np.float32]]
+    """[labelled images so far, classes] by each other scaling."""
     first_rows: int
     """Images of the first batches that went through the model."""
 
@@ -140,7 +162,7 @@ class _Examined:
         device: torch.device,
         module: torch.nn.Module,
         step: int,
-        chosen: Sequence[int],
+        reader: SampleReader,
         log: Callable[[str], None],
     ) -> "_Examined":
         """Decode the sample and send it through the model once: first images, and the rest if these leave a doubt."""
@@ -148,9 +170,9 @@ class _Examined:
         like = job.like[None]
         values = ValueRange.of_sample(like, job.like, run.transform)
         probe = Probe(job, device, module, values, BatchLimit(job.batch_size, device, log))
-        reader, logits = SampleReader(job, chosen, len(run.classes)), list[NDArray[np.float32]]()
+        logits, tried = list[NDArray[np.float32]](), dict[Scaling, NDArray[np.float32]]()
         first_rows = 0
-        for goal in (min(FIRST_IMAGES, len(chosen)), len(chosen)):
+        for goal in (min(FIRST_IMAGES, reader.rows), reader.rows):
             portion = min(goal - reader.taken, FIRST_PORTION if not reader.taken else goal)
             while portion > 0:
                 pixels = reader.read(portion)
@@ -164,8 +186,8 @@ class _Examined:
             logits = [np.concatenate(logits)]
             sample = reader.sample()
             probe.values = ValueRange.of_sample(sample.pixels, job.like, run.transform)
-            examined = cls(began, forward_rows, job, step, sample, probe.values, probe, logits[0], first_rows)
-            if reader.taken < goal or goal == len(chosen) or not examined.leaves_doubt():
+            examined = cls(began, forward_rows, job, step, sample, probe.values, probe, logits[0], tried, first_rows)
+            if reader.taken < goal or goal == reader.rows or not examined.leaves_doubt():
                 break
         return examined
 
@@ -179,6 +201,11 @@ class _Examined:
         """Mean and standard deviation of the sample before the scaling, each [channels]."""
         return self.values.moments(self.sample.pixels)
 
+    @functools.cached_property
+    def findings(self) -> set[str]:
+        """Names of the diagnoses of the predictions, if nothing else explains them."""
+        return {diagnosis.name for diagnosis in self.judge.check_predictions(self.logits, 0.0)[0]}
+
     def leaves_doubt(self) -> bool:
         """Return whether more images could prove a mistake that these do not, or refute one.
 
@@ -190,12 +217,14 @@ class _Examined:
             return False
         if 2 * known < len(self.sample.label) or judge.measure != PreflightReport.measure:
             return True
-        if right.mean() < MIN_ACCURACY or judge.check_predictions(self.logits, 0.0)[0]:
+        classes = self.logits.shape[1]
+        few_of_each = known < 16 * classes <= 16 * MAX_ORDERED_CLASSES
+        if self.findings & {"chance"} and self.findings <= {"chance", "dominant_class"}:
+            return few_of_each or preprocessing_trials.is_promising(self.tried[0])
+        if right.mean() < MIN_ACCURACY or self.findings:
             return True
         if not preprocessing_trials.can_improve(np.tile(right, 2)):  # with as many errors among the others
             return False
-        classes = self.logits.shape[1]
-        few_of_each = known < 16 * classes <= 16 * MAX_ORDERED_CLASSES
         if few_of_each or not preprocessing_trials.can_improve(right):
             return True
         return preprocessing_trials.is_promising(self.tried[0])
@@ -292,13 +321,21 @@ class _Examined:
         if self.job.random_weights or not preprocessing_trials.can_improve(given):
             return [], None, []
         scalings = preprocessing_trials.candidate_scalings(self.values.given, mean, std, self.values.unit)
-        pixels, ids = (array[judge.labelled] for array in (sample.pixels, sample.ids))
+        pixels, ids = sample.pixels, sample.ids
+        if len(judge.labelled) < len(ids):
+            pixels, ids = pixels[judge.labelled], ids[judge.labelled]
 
         def logits_with(name: str, start: int, stop: int) -> NDArray[np.float32]:
-            return probe.logits(pixels[start:stop], scalings[name])
+            before = self.tried_logits.get(scalings[name])
+            at = 0 if before is None else len(before)
+            if stop > at:
+                further = probe.logits(pixels[at:stop], scalings[name])
+                self.tried_logits[scalings[name]] = further if before is None else np.concatenate([before, further])
+            return self.tried_logits[scalings[name]][start:stop]
 
-        some = self._affordable(len(scalings))
-        trials = preprocessing_trials.run_trials(list(scalings), given[:some], logits_with, judge.merit, self._has_time)
+        some, by_chance = self._affordable(len(scalings)), "chance" in self.findings
+        run_trials = functools.partial(preprocessing_trials.run_trials, merit=judge.merit, by_chance=by_chance)
+        trials = run_trials(list(scalings), given[:some], logits_with, in_time=self._has_time)
         better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
@@ -316,7 +353,7 @@ class _Examined:
             area = 1 if crop is None else crop**2
             some = self._affordable(1, area)
             in_time = functools.partial(self._has_time, pixels=area, decodes=True)
-            resized += preprocessing_trials.run_trials([name], given[:some], logits_at, judge.merit, in_time)
+            resized += run_trials([name], given[:some], logits_at, in_time=in_time)
         better = preprocessing_trials.best_trial(resized)
         diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
         return trials + resized, better, diagnoses

@@ -17,7 +17,8 @@ from PIL import Image
 
 from predboard.images import decode
 from predboard.images.label_items import with_item_labels
-from predboard.images.loader import LoadedImage, image_size
+from predboard.images.loader import LoadedImage, Loader, image_size
+from predboard.inference.cpu_passes import count_pieces
 from predboard.inference.forward import Batch, BatchLimit, Normalizer, compute_outputs, forward
 from predboard.inference.part_builder import PartBuilder
 from predboard.inference.preprocessing_trials import Scaling, Sides
@@ -54,6 +55,8 @@ class Sample:
     """[images], -1 if unknown; or sets of labels."""
     sizes: tuple[tuple[int, int], ...]
     """Width and height in pixels of each picture file before any preprocessing, as far as they are known."""
+    loaded: tuple[LoadedImage, ...]
+    """[images] what else the loader gives of each, without pixels."""
     failed: int
     """Images that could not be read; they are not in the arrays."""
     seconds: float
@@ -74,21 +77,21 @@ class SampleReader:
     """Decodes a sample portion by portion, so that its reader can stop when it has taken too long.
 
     Attributes:
+        rows: images of the whole sample.
         taken: images decoded so far, those that could not be read included.
     """
 
-    def __init__(self, job: Job, rows: Sequence[int], classes: int) -> None:
+    def __init__(self, job: Job, rows: Sequence[int], classes: int, loader: Loader) -> None:
         """Decode nothing yet. A label of these rows of the manifest that is not one of the `classes` is unknown."""
-        self._job, self._rows, self._classes = job, rows, classes
-        self._loader = job.loader.without_thumbnails()
-        self.taken = 0
+        self._job, self._ids, self._classes, self._loader = job, rows, classes, loader
+        self.rows, self.taken = len(rows), 0
         self._seconds = 0.0
         self._good: list[tuple[int, LoadedImage]] = []  # without pixels
         self._pixels: list[NDArray[Any]] = []
 
     def read(self, count: int) -> NDArray[Any]:
         """Decode the next rows, and return the pictures that could be read, [images, …]."""
-        rows = self._rows[self.taken : self.taken + count]
+        rows = self._ids[self.taken : self.taken + count]
         began = time.perf_counter()
         chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
         stream = self._loader.stream(chunks, self._job.like, self._job.threads, 2 * self._job.threads)
@@ -116,6 +119,7 @@ class SampleReader:
             pixels=self._pixels[0] if len(ids) else self._job.like[None],
             label=label,
             sizes=tuple((p.width, p.height) for _, row in self._good if (p := row.properties) is not None),
+            loaded=tuple(row for _, row in self._good),
             failed=self.taken - len(ids),
             seconds=self._seconds,
         )
@@ -151,13 +155,20 @@ class ValueRange:
 
     def moments(self, pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and standard deviation of each channel of the values between 0 and 1, each [channels]."""
-        total = squares = np.zeros(1)
-        for picture in pixels:  # one at a time: all of them in float64 would be 2 GB
-            last = picture if picture.dtype == np.uint8 else np.moveaxis(picture, 0, 2)
-            values = last.astype(np.float64) / self.top
-            total = total + values.mean((0, 1)) / len(pixels)
-            squares = squares + (values**2).mean((0, 1)) / len(pixels)
-        return total, np.sqrt(np.maximum(squares - total**2, 0))
+        if pixels.dtype == np.uint8:
+            counts = np.zeros((pixels.shape[-1], 256))
+            for picture in pixels:
+                for of_channel, plane in zip(counts, np.moveaxis(picture, 2, 0), strict=True):
+                    of_channel += np.bincount(plane.ravel(), minlength=256)
+            values = np.arange(256) / self.top
+            mean, square = (counts @ powers / counts[0].sum() for powers in (values, values**2))
+        else:
+            mean = square = np.zeros(1)
+            for picture in pixels:  # one at a time: all of them in float64 would be 2 GB
+                scaled = picture.astype(np.float64) / self.top
+                mean = mean + scaled.mean((1, 2)) / len(pixels)
+                square = square + (scaled**2).mean((1, 2)) / len(pixels)
+        return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
 def spread_rows(total: int, count: int, stretches: int = STRETCHES) -> list[int]:
@@ -217,9 +228,14 @@ class Probe:
     ) -> NDArray[np.float32]:
         """Return the logits of pictures [rows, classes], by the given scaling unless told otherwise."""
         prepare = partial(self.prepare, scaling=scaling or self.values.given)
-        size, batches = self._job.batch_size, []
-        for start in range(0, len(pixels), size):
+        batches: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(pixels):
+            size = self._job.batch_size
+            if self._device.type == "cpu" and self._network.takes_any_size:
+                size = -(-size // count_pieces(pixels[0], size))
             batch, began = pixels[start : start + size], time.perf_counter()
+            start += size
             outputs, _ = compute_outputs({0: self._network}, prepare, batch, limit or self.limit)
             batches.append(outputs[0][0].cpu().numpy())
             if limit is None:  # pictures of the run's own size

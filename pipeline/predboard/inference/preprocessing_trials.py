@@ -27,6 +27,9 @@ PLAINLY_WORSE = 0.05
 PROMISING = 0.2
 """p value on the first half of a sample below which the second half is looked at as well."""
 
+STANDS_OUT = 0.4
+"""p value of the sign test on 64 images that an alternative must get below where the given way is right by chance."""
+
 MIN_ERRORS_EXPLAINED = 0.1
 """Share of the errors that an alternative must remove: a network that is merely weak often gains a little."""
 
@@ -128,11 +131,12 @@ def run_trials(
     outputs: Callable[[str, int, int], NDArray[Any]],
     merit: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
     in_time: Callable[[int], bool] = lambda _: True,
+    by_chance: bool = False,
 ) -> list[Trial]:
     """Try alternatives on a growing part of the sample, and stop each once it is no better than the best so far.
 
     Stopping early makes no false alarm more likely. An alternative that is no better costs an eighth of the sample, or
-    64 images if that is more, and one that is plainly worse 16 images.
+    64 images if that is more, one that is plainly worse 16 images, and one that is right for none of 29 errors 32.
 
     Args:
         names: the alternatives, likeliest first.
@@ -140,22 +144,29 @@ def run_trials(
         outputs: name, start, stop -> [stop - start, …] what the alternative gives for these rows.
         merit: outputs of the first rows -> [rows] the same as `given` of these.
         in_time: whether there is time to send so many more rows through the model.
+        by_chance: whether the given preprocessing is right no more often than chance. The right one then stands out at
+            once, so alternatives that do not are stopped as well.
     """
     n, trials, leader = len(given), [], given
     for name in names:
         other, pieces = np.zeros(0, given.dtype), []
         first = max(n // 8, min(n, 64))
-        for stop in (min(n, 16), first, n // 4, n // 2, n):
+        for stop in (min(n, 16), min(n, 32), first, n // 4, n // 2, n):
             if stop > len(other):
                 if not in_time(stop - len(other)):
                     break
                 pieces.append(outputs(name, len(other), stop))
                 other = merit(np.concatenate(pieces))
+                before = given[:stop]
+                won, lost = int((other > before).sum()), int((other < before).sum())
+                if not won and (1 - MIN_ERRORS_EXPLAINED) ** _count_errors(before) < PLAINLY_WORSE:
+                    break
                 if stop < first:  # too few to tell which of two is a little better
-                    before = given[:stop]
-                    if sign_test(int((other > before).sum()), int((other < before).sum())) < PLAINLY_WORSE:
+                    if sign_test(won, lost) < PLAINLY_WORSE:
                         break
                     continue
+                if by_chance and sign_test(lost, won) >= STANDS_OUT:
+                    break
                 lead = other.sum(dtype=float) - leader[: len(other)].sum(dtype=float)
                 if lead < 0 or (lead == 0 and len(other) > first):
                     break
@@ -188,8 +199,13 @@ def can_improve(merit: NDArray[Any]) -> bool:
     """Tell whether any alternative could be significantly better; `merit` is [rows], as of `compare_merits`."""
     if merit.dtype != bool and -merit.sum() < MIN_LOSS * len(merit):
         return False
-    errors = int((merit < (1 if merit.dtype == bool else 0)).sum())
+    errors = _count_errors(merit)
     return len(merit) >= MIN_LABELLED and sign_test(0, errors) * MAX_TESTS < FALSE_ALARM_RATE
+
+
+def _count_errors(merit: NDArray[Any]) -> int:
+    """Return the number of rows that an alternative could be better for."""
+    return int((merit < (1 if merit.dtype == bool else 0)).sum())
 
 
 # --- scalings ---

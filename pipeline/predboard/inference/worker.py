@@ -25,7 +25,7 @@ from predboard.inference.part_builder import PartBuilder, PartRepair, PartSpec
 from predboard.models import hubs
 from predboard.models.network import Network
 from predboard.models.weights import digest_weights
-from predboard.parallel.threads import keep_freed_memory, ordered_map
+from predboard.parallel.threads import ordered_map
 from predboard.predictions.schema import Run
 from predboard.storage import timing
 from predboard.storage.part_plan import Task
@@ -83,7 +83,6 @@ def run_tasks(
 
     `modules` returns the model of a step. Raises InputError if the device's memory is too small for one picture.
     """
-    keep_freed_memory()
     total = timing.NO_SECONDS
     limit = BatchLimit(job.batch_size, device, channel.log)
     networks: dict[int, Network] = {}

@@ -46,7 +46,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next allocation, up to `_KEPT_BYTES`, where that is the C library.
 
     By default it returns large blocks to the system at once. Threads that make and drop arrays of some megabytes all
-    the time then spend a fifth of their processor time in the kernel, which clears each page anew.
+    the time then spend a fifth of their processor time in the kernel, which clears each page anew. This holds for the
+    whole process until it ends, so it is for a process of our own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
