@@ -118,13 +118,21 @@ def test_columns_of_the_manifest_come_along_and_give_way_to_ours(tmp_path: Path)
     assert found["rank"].max() <= 10
 
 
-def test_steps_with_other_columns_share_the_file(tmp_path: Path) -> None:
-    write(tmp_path / "run", dataclasses.replace(toy.RUN, step=1), {"country": ["a"] * 100, "hour": [1] * 100})
-    write(tmp_path / "run", dataclasses.replace(toy.RUN, step=2), {"hour": ["late"] * 100}, seed=1)
-    found = pd.read_parquet(rows_of(tmp_path / "run", tmp_path / "logs"))
-    assert found.groupby("step").country.count().to_dict() == {1: 100, 2: 0}
-    assert found.groupby("step").hour.count().to_dict() == {1: 100, 2: 0}  # a column of another type is another column
-    assert found.id.tolist() == [*range(100), *range(100)]
+def test_columns_that_differ_between_steps_keep_their_values(tmp_path: Path) -> None:
+    # A list that is inferred from text has whole numbers in one month and fractions in the next, or gains a column.
+    run, count = toy.RUN, np.arange(100)
+    write(tmp_path / "net", dataclasses.replace(run, step=1), {"age": count, "code": count, "gone": ["x"] * 100})
+    write(tmp_path / "net", dataclasses.replace(run, step=2), {"age": count + 0.5, "code": ["c7"] * 100, "new": count})
+    rows = pd.read_parquet(rows_of(tmp_path / "net", tmp_path / "logs"))
+    first, second = rows[rows.step == 1], rows[rows.step == 2]
+    assert first.age.tolist() == count.tolist()
+    assert second.age.tolist() == (count + 0.5).tolist()
+    assert first.code.tolist() == [str(i) for i in range(100)]
+    assert set(second.code) == {"c7"}
+    assert set(first.gone) == {"x"}
+    assert second.gone.isna().all()
+    assert first.new.isna().all()
+    assert second.new.tolist() == count.tolist()
 
 
 def test_a_column_that_must_not_be_null_may_be_missing_at_another_step(tmp_path: Path) -> None:

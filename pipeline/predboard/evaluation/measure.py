@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Never
 
+import pyarrow as pa
+
 from predboard.errors import DamagedError
 from predboard.evaluation.cache import CACHE_MAX_BYTES, CacheLookup, StateCache, part_key
 from predboard.evaluation.cache_entry import CachedRows, CacheEntry, EntryWriter
@@ -23,9 +25,9 @@ from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows
 from predboard.predictions.digests import MANIFEST_COLUMNS
 from predboard.predictions.tasks import rows_of
 from predboard.state import merge_all
-from predboard.storage.parts import PartFile, read_batches
+from predboard.storage.parts import PartFile, read_batches, read_part_schema
 from predboard.storage.paths import is_remote, map_files
-from predboard.storage.rows import DerivedRowsWriter, read_derived_rows
+from predboard.storage.rows import DerivedRowsWriter, read_derived_rows, unify_derived_schemas
 from predboard.storage.runs import Step, release_memory
 
 States = dict[str, Any]
@@ -103,9 +105,17 @@ def measure_run(
     """
     if not keep_rows and not any(isinstance(panel, TwoPassPanel) for panel in panels.values()):
         return measure_steps(steps, panels, executor, progress, cache=cache, settings=settings)
-    with contextlib.closing(DerivedRowsWriter(rows_file, {"classes": steps[0].run.classes})) as writer:
+    info, schema = {"classes": steps[0].run.classes}, _derived_schema(steps)
+    with contextlib.closing(DerivedRowsWriter(rows_file, info, schema)) as writer:
         states = measure_steps(steps, panels, executor, progress, writer.write, cache, settings)
     return run_second_pass(steps, panels, states, read_derived_rows(rows_file))
+
+
+def _derived_schema(steps: Sequence[Step]) -> pa.Schema | None:
+    """Return the columns of the derived rows of several steps; None for one step, whose parts have the same."""
+    if len(steps) == 1:
+        return None
+    return unify_derived_schemas(rows_of(s.run).derived_schema(s.run, read_part_schema(s.parts[0])) for s in steps)
 
 
 def run_second_pass(

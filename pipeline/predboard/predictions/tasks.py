@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from predboard.predictions.contradictions import refuse_contradictions
 from predboard.predictions.derive import to_logits
-from predboard.predictions.derived_rows import DerivedRows, derive_rows
+from predboard.predictions.derived_rows import DerivedRows, derive_rows, derived_rows_schema
 from predboard.predictions.multi_label.contradictions import refuse_multi_label_contradictions
 from predboard.predictions.multi_label.derive import to_multi_label_logits
-from predboard.predictions.multi_label.derived_rows import MultiLabelDerivedRows, derive_multi_label_rows
+from predboard.predictions.multi_label.derived_rows import (
+    MultiLabelDerivedRows,
+    derive_multi_label_rows,
+    derived_multi_label_schema,
+)
 from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL, Run, part_schema
 from predboard.predictions.table import Predictions, TileRows
@@ -30,6 +34,8 @@ class TaskRows:
     """Rows with logits."""
     derived: type[DerivedRows]
     """Rows of `rows.parquet`."""
+    derived_schema: Callable[[Run, pa.Schema], pa.Schema]
+    """Their columns, from those of a part: (run, schema)."""
     derive: Callable[[Run, int, Predictions], DerivedRows]
     """Computes those from these: (run, step, rows)."""
     refuse_contradictions: Callable[[Predictions, int], None]
@@ -37,9 +43,13 @@ class TaskRows:
 
 
 _TASKS: Mapping[str, TaskRows] = {
-    SINGLE_LABEL: TaskRows(Predictions, DerivedRows, derive_rows, refuse_contradictions),
+    SINGLE_LABEL: TaskRows(Predictions, DerivedRows, derived_rows_schema, derive_rows, refuse_contradictions),
     MULTI_LABEL: TaskRows(
-        MultiLabelPredictions, MultiLabelDerivedRows, derive_multi_label_rows, refuse_multi_label_contradictions
+        MultiLabelPredictions,
+        MultiLabelDerivedRows,
+        derived_multi_label_schema,
+        derive_multi_label_rows,
+        refuse_multi_label_contradictions,
     ),
 }
 

@@ -1,6 +1,7 @@
 """Writes and reads `rows.parquet`, the derived rows of all steps. It knows nothing of how they are derived."""
 
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,14 +33,17 @@ class DerivedRowsWriter:
     A row group has rows of one step; it is written on a thread while the next one is collected.
     """
 
-    def __init__(self, path: AnyPath, info: Mapping[str, object] | None = None) -> None:
-        """Prepare to write; the file is created with the first rows, which determine its columns.
+    def __init__(
+        self, path: AnyPath, info: Mapping[str, object] | None = None, schema: pa.Schema | None = None
+    ) -> None:
+        """Prepare to write; the file is created with the first rows.
 
         Args:
             path: of the file.
             info: more for the JSON object in the footer.
+            schema: columns of all steps, see `unify_derived_schemas`; those of the first rows if None.
         """
-        self._path, self._info = path, info or {}
+        self._path, self._info, self._schema = path, info or {}, schema
         self._values: dict[str, set[str] | None] = {}
         """Of each text column of the manifest, None if there are too many."""
         self._writer: pq.ParquetWriter | None = None
@@ -53,6 +57,10 @@ class DerivedRowsWriter:
         if not len(rows):
             return
         batch = rows.batch
+        if self._schema is None:
+            self._schema = batch.schema
+        if batch.schema != self._schema:
+            batch = _with_columns(batch, self._schema)
         if self._writer is None:
             self._writer = pq.ParquetWriter(
                 self._path,
@@ -65,12 +73,6 @@ class DerivedRowsWriter:
                 ],
                 write_page_checksum=True,
             )
-        elif batch.schema != self._writer.schema:  # of another step, with other columns of the manifest
-            columns = [
-                batch.column(f.name) if f in list(batch.schema) else pa.nulls(len(batch), f.type)
-                for f in self._writer.schema
-            ]
-            batch = pa.RecordBatch.from_arrays(columns, schema=self._writer.schema)
         if self._waiting and _step_number(batch) != _step_number(self._waiting[0]):
             self._flush()
         self._waiting.append(batch)
@@ -115,6 +117,40 @@ class DerivedRowsWriter:
                 text = json.dumps({**self._info, "columns": columns})
                 self._writer.add_key_value_metadata({INFO_KEY: text.encode("ascii")})
                 self._writer.close()
+
+
+def unify_derived_schemas(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """Return the columns of the derived rows of all steps, whose manifests may have other ones.
+
+    A column whose types differ gets one that holds the values of both, in the end text; a list keeps its first type.
+    """
+    types: dict[str, pa.DataType] = {}
+    for field in itertools.chain(*schemas):
+        known = types.setdefault(field.name, field.type)
+        if known != field.type and not pa.types.is_nested(known):
+            types[field.name] = _common_type(known, field.type)
+    return pa.schema(types.items())
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    try:
+        schemas = [pa.schema([("", type_)]) for type_ in (one, other)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _with_columns(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows with the columns of a schema: null where they have none, or lists of another kind."""
+    columns = []
+    for field in schema:
+        at = batch.schema.get_field_index(field.name)
+        column = pa.nulls(len(batch), field.type) if at < 0 else batch.column(at)
+        if column.type != field.type:
+            nested = pa.types.is_nested(column.type) or pa.types.is_nested(field.type)
+            column = pa.nulls(len(batch), field.type) if nested else column.cast(field.type)
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _step_number(batch: pa.RecordBatch) -> int:
