@@ -21,7 +21,7 @@ from predboard import (
 )
 from predboard.cli import main
 from predboard.images import loader, sources
-from predboard.storage import file_systems
+from predboard.storage import file_systems, paths
 from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath, is_inside, parse_path, staging_dir, storage_fault
 from predboard.storage.remote import RemotePath
@@ -211,6 +211,27 @@ def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, m
     monkeypatch.undo()
     assert memory.find("/out/run") == []
     assert not list(staging_dir(out).rglob("*.tmp"))
+
+
+def test_writers_of_one_small_file_do_not_stumble_over_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares of one run write the report of the same preflight: one lists the other's file before it is published."""
+    place, other, old = (tmp_path / name for name in ("a.json", ".a.json.01234567.tmp", ".a.json.89abcdef.tmp"))
+    old.touch()
+    os.utime(old, (1, 1))
+    real = paths.list_folder
+
+    def published_meanwhile(folder: Path, pattern: str) -> list[Path]:
+        other.touch()
+        listed = real(folder, pattern)
+        other.rename(place)
+        return listed
+
+    monkeypatch.setattr(paths, "list_folder", published_meanwhile)
+    paths.write_file(place, b"{}")
+    assert place.read_bytes() == b"{}"
+    assert list(tmp_path.glob("*.json*")) + list(tmp_path.glob(".a*")) == [place]
 
 
 def test_only_the_folder_storage_tells_the_kinds_of_path_apart() -> None:

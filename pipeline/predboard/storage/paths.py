@@ -352,8 +352,9 @@ def write_file(path: AnyPath, content: bytes) -> None:
         staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in list_folder(path.parent, f".{glob.escape(path.name)}.????????.tmp"):
-            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
-                stale.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has published its own meanwhile
+                if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                    stale.unlink()
         try:
             staged.write_bytes(content)
             staged.replace(path)
