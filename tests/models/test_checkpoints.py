@@ -435,6 +435,11 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
     index.write_text("[]")
     with pytest.raises(InputError, match=r"cannot read .*index\.json as an index of weights: TypeError"):
         checkpoints.read(index)
+    index.write_text(json.dumps({"weight_map": {"conv.weight": "part.bin"}}))
+    for held, kind in ((3, "int"), ([torch.zeros(2)], "list"), (torch.zeros(2, 2), "Tensor")):
+        torch.save(held, tmp_path / "part.bin")
+        with pytest.raises(InputError, match=rf"part\.bin holds a {kind}; expected a state dict, as .*index\.json"):
+            checkpoints.read(index)
 
 
 _SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {

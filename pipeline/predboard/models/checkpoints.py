@@ -141,7 +141,9 @@ def _load(file: Path, trust: bool, folder: Path, main: ModuleType | None) -> Any
     for part in parts:
         if not part.is_file() or part.name.endswith(_INDEX_SUFFIX):
             raise InputError(f"{file.name} names {part.name}, which is not in {file.parent}: copy all its files there")
-        weights.update(_load(part, trust, folder, main))
+        if (held := _to_mapping(loaded := _load(part, trust, folder, main))) is None:
+            raise InputError(f"{part} holds a {type(loaded).__name__}; expected a state dict, as {file.name} names it")
+        weights.update(held)
     return weights
 
 
