@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from benchmarks import bench_combine, bench_compare, bench_labels, bench_memory, bench_ray, bench_tab, bench_visualize
-from benchmarks.measuring import MIN_TURNS, Cost, Report, Target, differences, machine, take, timed
+from benchmarks.measuring import Cost, Report, differences, machine, parse_arguments, take, timed
 from predboard.config import InferConfig
 from predboard.images import decode as images
 from predboard.images import sources
@@ -39,7 +39,12 @@ from predboard.predictions.schema import Run
 from predboard.storage.runs import open_run, preflight_path
 from tests import toy
 
-PHOTOGRAPHS = [f"{i:04d}.jpg" for i in range(600)]
+PHOTOGRAPHS = 600
+
+
+def photographs(folder: Path, report: Report) -> list[str]:
+    """Photographs in the folder `photos`; returns their refs."""
+    return toy.photographs(folder / "photos", [f"{i:04d}.jpg" for i in range(report.size(PHOTOGRAPHS, 8))])
 
 
 class Usual(torch.utils.data.Dataset[torch.Tensor]):
@@ -60,7 +65,7 @@ class Usual(torch.utils.data.Dataset[torch.Tensor]):
 
 def loader(folder: Path, report: Report) -> None:
     """Reading and decoding alone, against the usual loader with two workers."""
-    refs = toy.photographs(folder / "photos", PHOTOGRAPHS)
+    refs = photographs(folder, report)
     manifest = sources.open_source(str(folder / "photos"))
     chunks = [refs[i : i + 8] for i in range(0, len(refs), 8)]
 
@@ -121,7 +126,7 @@ def compute(folder: Path, report: Report) -> None:
     (folder / "net.py").write_text(MODELS)
     toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
     refs = [p.relative_to(folder / "tiny").as_posix() for p in sorted((folder / "tiny").rglob("*.png"))]
-    out = _outs(folder)
+    out, few, many = _outs(folder), report.size(2), report.size(8, 2)
     net = _factory("heavy")().eval().to(memory_format=torch.channels_last)
     batch = torch.rand(50, 3, 64, 64).to(memory_format=torch.channels_last)
 
@@ -138,19 +143,19 @@ def compute(folder: Path, report: Report) -> None:
 
     costs = take(
         {
-            "few": lambda: timed(lambda: whole(100)),
-            "bare few": lambda: timed(lambda: bare(2)),
-            "many": lambda: timed(lambda: whole(400)),
-            "bare many": lambda: timed(lambda: bare(8)),
+            "few": lambda: timed(lambda: whole(50 * few)),
+            "bare few": lambda: timed(lambda: bare(few)),
+            "many": lambda: timed(lambda: whole(50 * many)),
+            "bare many": lambda: timed(lambda: bare(many)),
         },
         report.turns,
     )
     slope = differences(costs["many"], costs["few"])
     bare_slope = differences(costs["bare many"], costs["bare few"])
-    claim = "stage one, bound by the model, 100 to 400 images, over the bare loop"
+    claim = f"stage one, bound by the model, {50 * few} to {50 * many} images, over the bare loop"
     report.compare(claim, slope, bare_slope, at_most=1.05)
-    start = [few - more / 3 for few, more in zip(costs["few"], slope, strict=True)]
-    a_picture = [more / 300 for more in bare_slope]
+    start = [less - more / ((many - few) / few) for less, more in zip(costs["few"], slope, strict=True)]
+    a_picture = [more / (50 * (many - few)) for more in bare_slope]
     report.compare("its start, in pictures of the bare loop", start, a_picture)
 
 
@@ -165,9 +170,9 @@ def _outs(folder: Path) -> Iterator[Path]:
     return (folder / f"out{time.monotonic_ns()}" for _ in itertools.count())
 
 
-def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], None]:
+def _small(folder: Path, report: Report, checkpoints: int, out: Iterator[Path]) -> Callable[[], None]:
     """Stage one on the photographs with small models of 1,000 classes: bound by decoding."""
-    toy.photographs(folder / "photos", PHOTOGRAPHS)
+    photographs(folder, report)
     (folder / "net.py").write_text(MODELS)
     (folder / "names.txt").write_text("".join(f"c{i}\n" for i in range(1000)))
     files = tuple(folder / f"step{i}.pt" for i in range(checkpoints))
@@ -187,7 +192,7 @@ def _small(folder: Path, checkpoints: int, out: Iterator[Path]) -> Callable[[], 
 def checkpoints(folder: Path, report: Report) -> None:
     """Five checkpoints in one pass, against one."""
     out = _outs(folder)
-    five, one = _small(folder, 5, out), _small(folder, 1, out)
+    five, one = _small(folder, report, 5, out), _small(folder, report, 1, out)
     costs = take({"five": lambda: timed(five), "one": lambda: timed(one)}, report.turns)
     report.compare("five checkpoints, over one", costs["five"], costs["one"], at_most=1.5)
 
@@ -209,7 +214,7 @@ class _Nothing:
 
 def write(folder: Path, report: Report) -> None:
     """The whole of stage one with 1,000 classes, with the writer and without; and the writer alone."""
-    run = _small(folder, 1, _outs(folder))
+    run = _small(folder, report, 1, _outs(folder))
 
     def without() -> Cost:
         with unittest.mock.patch("predboard.inference.worker.PartBuilder", _Nothing):
@@ -219,7 +224,7 @@ def write(folder: Path, report: Report) -> None:
     claim = "stage one with its writer, over without, 1,000 classes"
     report.compare(claim, costs["with"], costs["without"], at_most=1.05)
     described = Run(tuple(f"c{i}" for i in range(1000)), "bench")
-    logits, label = toy.table(described, 8192)
+    logits, label = toy.table(described, report.size(8192))
     runs = _outs(folder)
 
     def rows() -> None:
@@ -227,19 +232,19 @@ def write(folder: Path, report: Report) -> None:
         assert open_run(written)[0].rows == len(label)
 
     costs = take({"rows": lambda: timed(rows)}, report.turns)
-    report.seconds("8,192 rows written and opened, 1,000 classes", costs["rows"])
+    report.seconds(f"{len(label):,} rows written and opened, 1,000 classes", costs["rows"])
 
 
 def forecast(folder: Path, report: Report) -> None:
     """The seconds that stage one took, against those that its preflight forecast, and those of the preflight itself."""
-    toy.photographs(folder / "photos", PHOTOGRAPHS)
+    photographs(folder, report)
     toy.pictures(folder / "digits", classes=10, each=100, size=(28, 28))
     toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
     (folder / "net.py").write_text(MODELS)
     for name, rows, model, crop in (
-        ("photos", 5_000, "small", 224),  # bound by decoding
-        ("digits", 20_000, "small", None),  # by what surrounds both
-        ("tiny", 800, "heavy", None),  # by the model
+        ("photos", report.size(5_000, 300), "small", 224),  # bound by decoding
+        ("digits", report.size(20_000, 300), "small", None),  # by what surrounds both
+        ("tiny", report.size(800, 50), "heavy", None),  # by the model
     ):
         files = [file.relative_to(folder).as_posix() for file in sorted((folder / name).rglob("*.[jp][pn]g"))]
         listed = folder / f"{name}.csv"
@@ -252,8 +257,10 @@ def forecast(folder: Path, report: Report) -> None:
             assert preflight is not None
             ratios.append(done.seconds["wall"] / preflight.forecast(rows, rows, [torch.device("cpu")]))
             shares.append(preflight.seconds / done.seconds["wall"])
-        report.ratios(f"{rows:,} images of {name} through {model}, over its forecast", ratios, Target(0.7, 1.3))
-        report.ratios("its preflight, over it", shares, Target(at_most=0.1 if name == "photos" else None))
+        report.ratios(
+            f"{rows:,} images of {name} through {model}, over its forecast", ratios, at_least=0.7, at_most=1.3
+        )
+        report.ratios("its preflight, over it", shares, at_most=0.1 if name == "photos" else None)
 
 
 _PEAK = """
@@ -270,8 +277,8 @@ def peak(folder: Path, report: Report) -> None:
     toy.pictures(folder / "few", classes=10, each=10, size=(28, 28))
     model = toy.model_file(folder / "model", classes=10)
     refs = [p.relative_to(folder).as_posix() for p in sorted((folder / "few").glob("*/*.png"))]
-    peaks = []
-    for rows in (10_000, 100_000):
+    peaks, sizes = [], (report.size(10_000), report.size(100_000))
+    for rows in sizes:
         listed = folder / f"{rows}.csv"
         listed.write_text("path\n" + "".join(f"{refs[i % len(refs)]}\n" for i in range(rows)))
         done = subprocess.run(
@@ -281,7 +288,7 @@ def peak(folder: Path, report: Report) -> None:
             check=True,
         )
         peaks.append(int(done.stdout))
-    report.figure("infer of 100,000 rows, over 10,000: peak memory", peaks[1] / peaks[0], "×", at_most=1.1)
+    report.figure(f"infer of {sizes[1]:,} rows, over {sizes[0]:,}: peak memory", peaks[1] / peaks[0], "×", at_most=1.1)
 
 
 USUAL = (
@@ -300,17 +307,9 @@ def main() -> None:
     """All of them, or those that are named."""
     benches = {bench.__name__: (bench,) for bench in (*USUAL, *NAMED)} | {"ray": bench_ray.BENCHES}
     parser = argparse.ArgumentParser("make bench", description="Measure what is claimed of speed.")
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"all but the long ones, or some of {', '.join(benches)}"
-    )
-    parser.add_argument("--turns", type=int, default=MIN_TURNS, help="of both sides of a claim; by default %(default)s")
-    given = parser.parse_args()
-    if unknown := [name for name in given.names if name not in benches]:
-        parser.error(f"there is no bench named {unknown[0]}; there are {', '.join(benches)}")
-    if given.turns < MIN_TURNS:
-        parser.error(f"--turns {given.turns}: fewer than {MIN_TURNS} say nothing of their spread")
+    given = parse_arguments(parser, benches)
     print(f"{machine()}\n", flush=True)
-    report = Report(given.turns)
+    report = Report(given.turns, given.scale)
     with tempfile.TemporaryDirectory() as folder:
         for bench in [bench for name in given.names for bench in benches[name]] or USUAL:
             bench(Path(folder), report)

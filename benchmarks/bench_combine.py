@@ -25,8 +25,8 @@ def write(folder: Path, seed: int, order: NDArray[np.int64]) -> Path:
         return folder
     run = Run(classes=tuple(f"class{i}" for i in range(CLASSES)), model="bench")
     label = order * 7919 % CLASSES
-    logits = np.random.default_rng(seed).normal(size=(ROWS, CLASSES)).astype(np.float32)
-    logits[np.arange(ROWS), label] += 4
+    logits = np.random.default_rng(seed).normal(size=(len(order), CLASSES)).astype(np.float32)
+    logits[np.arange(len(order)), label] += 4
     names = "{:06d}.png".format
     toy.write_run(folder, logits, label, run, 2**14, row_group_size(CLASSES), name=lambda i: names(order[i]))
     return folder
@@ -44,9 +44,9 @@ def copy(folder: Path, out: Path) -> None:
 
 def combined(folder: Path, report: Report) -> None:
     """Three runs of the same images, in one order and in another."""
-    order = np.arange(ROWS)
+    order = np.arange(rows := report.size(ROWS))
     runs = [write(folder / f"c{seed}", seed, order) for seed in range(RUNS)]
-    mixed = [*runs[:2], write(folder / "mixed", 2, np.random.default_rng(2).permutation(ROWS))]
+    mixed = [*runs[:2], write(folder / "mixed", 2, np.random.default_rng(2).permutation(rows))]
     out = folder / "out"
 
     def anew(action: Callable[[], object]) -> Cost:
@@ -60,7 +60,7 @@ def combined(folder: Path, report: Report) -> None:
             "copied": lambda: anew(lambda: copy(runs[0], out)),
         }
         costs = take(actions, report.turns)
-        claim = f"combining {RUNS} × {ROWS:,} × {CLASSES}, {name}"
+        claim = f"combining {RUNS} × {rows:,} × {CLASSES}, {name}"
         report.compare(f"{claim}, over copying one run", costs["combined"], costs["copied"], at_most=2)
         shutil.rmtree(out, ignore_errors=True)
         took, peak = bench_visualize.watched(["combine", *inputs, "--out", out], out)

@@ -25,8 +25,7 @@ ROWS, CLASSES = 1_000_000, 10
 def write(
     folder: Path,
     seed: int,
-    order: np.ndarray[Any, Any] | None = None,
-    row_count: int | None = None,
+    order: np.ndarray[Any, Any],
     classes: int = CLASSES,
 ) -> Path:
     """A run without source pictures. Another seed is another model of the same images, which changes one prediction in
@@ -34,14 +33,11 @@ def write(
     """
     if folder.exists():
         return folder
-    row_count = row_count or ROWS
     run = Run(classes=tuple(f"class{i}" for i in range(classes)), model="bench", shard_size=2**16)
     random = np.random.default_rng(seed)
-    for part_range in part_plan.plan_parts(row_count, run.shard_size):
+    for part_range in part_plan.plan_parts(len(order), run.shard_size):
         n = len(part_range)
-        at = (
-            np.arange(part_range.start, part_range.stop) if order is None else order[part_range.start : part_range.stop]
-        )
+        at = order[part_range.start : part_range.stop]
         label = at * 7919 % classes
         logits = (at[:, None] * np.arange(101, 101 + classes) % 997 / 997 * 8).astype(np.float32)
         logits[np.arange(n), label] += 5
@@ -63,7 +59,7 @@ def write(
         rows = Predictions(batch)
         writer.write(rows)
         manifest = toy.manifest_digest(rows)
-        writer.publish(Part(part_range.start, part_range.stop, manifest, row_count, "", started=1.7e9, finished=1.7e9))
+        writer.publish(Part(part_range.start, part_range.stop, manifest, len(order), "", started=1.7e9, finished=1.7e9))
     return folder
 
 
@@ -77,9 +73,10 @@ def read(*folders: Path) -> None:
 
 
 def compare(folder: Path, report: Report) -> None:
-    """Two runs of a million images, in one order and in two."""
-    old, new = write(folder / "old", 0), write(folder / "new", 1)
-    shuffled = write(folder / "shuffled", 1, np.random.default_rng(2).permutation(ROWS))
+    """Two runs of the same images, in one order and in two."""
+    order = np.arange(rows := report.size(ROWS))
+    old, new = write(folder / "old", 0, order), write(folder / "new", 1, order)
+    shuffled = write(folder / "shuffled", 1, np.random.default_rng(2).permutation(order))
     logs = folder / "logs"
 
     def compared(other: Path) -> Cost:
@@ -92,7 +89,7 @@ def compare(folder: Path, report: Report) -> None:
             "read": lambda: timed(lambda: read(old, other)),  # noqa: B023  at once
         }
         costs = take(actions, report.turns)
-        claim = f"comparing 2 × {ROWS:,} × {CLASSES}, {name}"
+        claim = f"comparing 2 × {rows:,} × {CLASSES}, {name}"
         report.compare(f"{claim}, over reading", costs["compared"], costs["read"], at_most=4)
         took, peak = bench_visualize.watched(["compare", old, other, "--logdir", logs], logs)
         report.figure(f"{claim}, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1)

@@ -32,23 +32,24 @@ def write(folder: Path, rows: int) -> Path:
 
 def label_states(folder: Path, report: Report) -> None:
     """The states of all metrics, and all that is measured, against reading the logits."""
-    (step,) = open_run(write(folder / "labels", ROWS[0]))
+    rows = report.size(ROWS[0])
+    (step,) = open_run(write(folder / f"labels{rows}", rows))
     chosen = panels.choose((), MULTI_LABEL)
     columns = LABEL_STATE_COLUMNS | label_calibration.COLUMNS
     kinds = (LabelState, LabelPairs, LabelCalibration)
 
     def read() -> None:
         for part in step.parts:
-            for rows in read_batches(part, ("logits",)):
-                rows.logits.sum()
+            for batch in read_batches(part, ("logits",)):
+                batch.logits.sum()
 
     def states() -> Cost:
         costs = []
         for part in step.parts:
-            for rows in read_batches(part, columns):
-                assert isinstance(rows, MultiLabelPredictions)
-                _ = rows.labelled.logits, rows.labelled.labels
-                costs.append(timed(lambda: [kind.measure(part.run, rows) for kind in kinds]))  # noqa: B023  at once
+            for batch in read_batches(part, columns):
+                assert isinstance(batch, MultiLabelPredictions)
+                _ = batch.labelled.logits, batch.labelled.labels
+                costs.append(timed(lambda: [kind.measure(part.run, batch) for kind in kinds]))  # noqa: B023  at once
         return Cost.total(costs)
 
     def everything() -> None:
@@ -56,15 +57,15 @@ def label_states(folder: Path, report: Report) -> None:
             measure_part(part, chosen)
 
     costs = take({"states": states, "read": lambda: timed(read), "all": lambda: timed(everything)}, report.turns)
-    words = f"{ROWS[0]:,} rows of {CLASSES:,} labels, over reading their logits"
+    words = f"{rows:,} rows of {CLASSES:,} labels, over reading their logits"
     report.compare(f"states of all metrics, {words}", costs["states"], costs["read"], at_most=3)
     report.compare(f"all panels, with reading and checks, {words}", costs["all"], costs["read"], at_most=6)
 
 
 def label_memory(folder: Path, report: Report) -> None:
     """Memory of visualize, of a run and of one twice as long: it grows with the labels and not with the rows."""
-    for rows in ROWS:
-        run = write(folder / ("labels" if rows == ROWS[0] else "labels2"), rows)
+    for rows in map(report.size, ROWS):
+        run = write(folder / f"labels{rows}", rows)
         took, peak = bench_visualize.watched(["visualize", run, "--logdir", folder / "logs"], folder / "logs")
         claim = f"visualize of {rows:,} × {CLASSES:,} labels, in {took:.0f} s: peak memory"
         report.figure(claim, peak / 1e3, "GB", at_most=1.5)

@@ -56,7 +56,7 @@ class Inputs:
     def run(self, seed: int, first: int = 0) -> Path:
         """Another seed is another model, another `first` are other images."""
         order = np.arange(first, first + self.rows)
-        return bench_compare.write(self.folder / f"run{seed}-{first}", seed, order, self.rows, CLASSES)
+        return bench_compare.write(self.folder / f"run{seed}-{first}", seed, order, CLASSES)
 
     def logs(self) -> Path:
         logs = self.folder / "logs"
@@ -133,11 +133,12 @@ def peak(name: str, inputs: Inputs) -> float:
     return bench_visualize.watched(board, inputs.folder / "out", lambda: first_view(port))[1]
 
 
-def memory_table(folder: Path, _: Report) -> None:
+def memory_table(folder: Path, report: Report) -> None:
     """Each command at each number of rows."""
-    print(f"| peak memory, MB | {' | '.join(f'{rows:,} rows' for rows in ROWS)} |")
-    print("|---|" + "---:|" * len(ROWS))
+    sizes = [report.size(rows) for rows in ROWS]
+    print(f"| peak memory, MB | {' | '.join(f'{rows:,} rows' for rows in sizes)} |")
+    print("|---|" + "---:|" * len(sizes))
     for name in COMMANDS:
         classes = FEW_CLASSES if name in ("infer", "import") else CLASSES
-        peaks = [peak(name, Inputs(folder / f"memory{rows}", rows)) for rows in ROWS]
+        peaks = [peak(name, Inputs(folder / f"memory{rows}", rows)) for rows in sizes]
         print(f"| {name}, {classes} classes | {' | '.join(f'{mb:,.0f}' for mb in peaks)} |", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import Report, Target
+from benchmarks.measuring import Report
 from predboard import infer, open_predictions
 from predboard.config import InferConfig
 from predboard.inference import dispatch
@@ -32,7 +32,7 @@ def resident() -> float:
 
 def throughput(folder: Path, report: Report) -> None:
     """Two actors of one thread against two processes of one thread, on the same parts; their start does not count."""
-    toy.pictures(folder / "mid", classes=10, each=400, size=(300, 200))
+    toy.pictures(folder / "mid", classes=10, each=report.size(400, 20), size=(300, 200))
     model = toy.model_file(folder / "model", classes=10)
     base: dict[str, Any] = {"workers": 1, "shard_size": 100, "preflight": 0}
     on_ray: dict[str, Any] = {"engine": "ray", "actors": 2, "cpus_per_actor": 1}
@@ -49,11 +49,12 @@ def throughput(folder: Path, report: Report) -> None:
             rates["local"].append(rate(device="cpu,cpu"))
             rates["ray"].append(rate(**on_ray))
     ratios = [on / local for on, local in zip(rates["ray"], rates["local"], strict=True)]
-    report.ratios("two actors on Ray, their rate over that of two processes", ratios, Target(at_least=0.9))
+    report.ratios("two actors on Ray, their rate over that of two processes", ratios, at_least=0.9)
 
 
-def many_parts(folder: Path, report: Report, parts: int = 10_000) -> None:
+def many_parts(folder: Path, report: Report) -> None:
     """Parts of ten rows: time and driver's memory of the last tenth against the first, and going on with all there."""
+    parts = report.size(10_000, 100)
     toy.pictures(folder / "few", classes=10, each=10, size=(8, 8))
     refs = [p.relative_to(folder).as_posix() for p in sorted((folder / "few").glob("*/*.png"))]
     (folder / "many.csv").write_text("path\n" + "".join(f"{refs[i % len(refs)]}\n" for i in range(parts * 10)))
@@ -115,8 +116,9 @@ def nothing(_: Any, load_job: Callable[[], Any], receive: Callable[[], Any], sen
     send(Finished({}))
 
 
-def hundred_thousand(_: Path, report: Report, parts: int = 100_000) -> None:
+def hundred_thousand(_: Path, report: Report) -> None:
     """The driver's memory over 100,000 parts that actors say to have written, without a row on disk."""
+    parts = report.size(100_000, 1000)
     at: list[float] = []
     rows = 0
 

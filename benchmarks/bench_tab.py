@@ -107,10 +107,11 @@ def milliseconds(action: Callable[[int], Any]) -> tuple[float, float, float]:
     return float(np.median(taken)), float(np.quantile(taken, 0.95)), float(np.median(worked))
 
 
-def clicks(folder: Path, _: Report) -> None:
+def clicks(folder: Path, report: Report) -> None:
     """The server's part of what a user does, at a million rows and a thousand classes."""
-    write_rows(folder / "logs" / "net")
-    write_rows(folder / "logs" / "old", seed=3)
+    rows = report.size(ROWS)
+    write_rows(folder / "logs" / "net", rows)
+    write_rows(folder / "logs" / "old", rows, seed=3)
     tab = Requests(folder / "logs")
     started = time.perf_counter()
     tab.get("/runs")
@@ -134,7 +135,7 @@ def clicks(folder: Path, _: Report) -> None:
         "text in the rows of a class": lambda i: tab.get("/rows", run="net", true=i, q="val_0000"),
         "fixed, after the first join": lambda i: tab.get("/rows", run="net", other="old@0", kind="fixed", offset=i),
         "broken of a class": lambda i: tab.get("/rows", run="net", other="old@0", kind="broken", true=i),
-        "one image": lambda i: tab.get("/row", run="net", id=i * 1000),
+        "one image": lambda i: tab.get("/row", run="net", id=i * rows // 1000),
     }
     for name, action in first.items():
         began = time.perf_counter()
@@ -142,7 +143,7 @@ def clicks(folder: Path, _: Report) -> None:
         cold = (time.perf_counter() - began) * 1e3
         median, worst, worked = milliseconds(action)
         figures = f"{median:7.1f} ms, 95 % {worst:7.1f}, processor {worked:7.1f}, first {cold:7.1f}"
-        print(f"tab, {ROWS:,} × {CLASSES}: {name:<36} {figures}", flush=True)
+        print(f"tab, {rows:,} × {CLASSES}: {name:<36} {figures}", flush=True)
 
 
 FIRST_VIEW = """
@@ -190,7 +191,7 @@ def resident() -> float:
 
 def first_view(folder: Path, report: Report) -> None:
     """Processor time of the server's part of the first view, against reading its columns and sorting one of them."""
-    write_rows(folder / "logs" / "net")
+    write_rows(folder / "logs" / "net", rows := report.size(ROWS))
     megabytes = list[float]()
 
     def printed(script: str) -> Cost:
@@ -201,7 +202,7 @@ def first_view(folder: Path, report: Report) -> None:
         return Cost(wall, processor)
 
     costs = take({"view": lambda: printed(FIRST_VIEW), "read": lambda: printed(PLAIN_READ)}, report.turns)
-    claim = f"tab, {ROWS:,} × {CLASSES}: the server's part of the first view"
+    claim = f"tab, {rows:,} × {CLASSES}: the server's part of the first view"
     report.compare(f"{claim}, over a plain read of its columns and a sort", costs["view"], costs["read"], at_most=1.5)
     report.figure(f"{claim}: memory beside the server's", float(np.median(megabytes)), "MB", at_most=180)
 

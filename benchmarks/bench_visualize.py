@@ -76,6 +76,11 @@ def predboard(*words: str | Path) -> Cost:
     return run([sys.executable, "-m", "predboard", *words], environment(), toy.ROOT)
 
 
+def run_of(folder: Path, rows: int) -> Path:
+    """A run of 1,000 classes, which several benches measure on."""
+    return write(folder / f"run{rows}", rows, 1000)
+
+
 def command(folder: Path, again: bool = False) -> Cost:
     """Drawing; `again`, with logs there."""
     logs = folder.with_name(f"{folder.name}-logs")
@@ -136,7 +141,7 @@ def _resident(pid: int) -> float:
 
 def slope(folder: Path, report: Report) -> None:
     """More rows, and the whole command: against merely reading the logits."""
-    few, many = write(folder / "few", 50_000, 1000), write(folder / "many", 200_000, 1000)
+    few, many = run_of(folder, few_rows := report.size(50_000)), run_of(folder, many_rows := report.size(200_000))
     costs = take(
         {
             "read few": lambda: timed(lambda: read_logits(few)),
@@ -147,8 +152,9 @@ def slope(folder: Path, report: Report) -> None:
         report.turns,
     )
     more, read = (differences(costs[f"{side}many"], costs[f"{side}few"]) for side in ("", "read "))
-    report.compare("visualize, 50,000 to 200,000 rows × 1,000, over reading", more, read, at_most=4)
-    claim = "visualize, the whole command, 50,000 × 1,000, over reading"
+    claim = f"visualize, {few_rows:,} to {many_rows:,} rows × 1,000, over reading"
+    report.compare(claim, more, read, at_most=4)
+    claim = f"visualize, the whole command, {few_rows:,} × 1,000, over reading"
     report.compare(claim, costs["few"], costs["read few"], at_most=10)
 
 
@@ -171,18 +177,18 @@ def steps(folder: Path, report: Report) -> None:
 
 
 def memory(folder: Path, report: Report) -> None:
-    """Ten times the rows: time and peak memory. Fewer rows are read without processes, which need half of it."""
-    few, many = write(folder / "few", 50_000, 1000), write(folder / "ten", 500_000, 1000)
-    (short, small), (long, large) = resident(few), resident(many)
-    report.figure("visualize, 500,000 over 50,000 rows × 1,000: seconds", long / short, "×", at_most=11.5)
-    claim = f"visualize, 500,000 over 50,000 rows × 1,000: peak memory ({large:.0f} and {small:.0f} MB)"
+    """Ten times the rows: peak memory. Fewer rows are read without processes, which need half of it."""
+    few, many = report.size(50_000), report.size(500_000)
+    (_, small), (_, large) = resident(run_of(folder, few)), resident(run_of(folder, many))
+    claim = f"visualize, {many:,} over {few:,} rows × 1,000: peak memory ({large:.0f} and {small:.0f} MB)"
     report.figure(claim, large / small, "×", at_most=1.1)
 
 
 def rerun(folder: Path, report: Report) -> None:
     """A hundred parts, and then one more: what is kept of the hundred is not read again."""
-    (whole,) = open_run(write(folder / "hundred", 101 * 4096, 1000))
-    few, chosen = replace(whole, parts=whole.parts[:100]), panels.choose(())
+    parts = report.size(100, 2)
+    (whole,) = open_run(run_of(folder, (parts + 1) * 4096))
+    few, chosen = replace(whole, parts=whole.parts[:parts]), panels.choose(())
     states, kept = folder / "states", folder / "kept"
 
     def passed(step: Step) -> None:
@@ -207,29 +213,29 @@ def rerun(folder: Path, report: Report) -> None:
         return timed(lambda: passed(whole))
 
     costs = take({"first": first, "again": again}, report.turns)
-    claim = "101 parts of which 100 are kept, over these: states, derived rows, second look"
+    claim = f"{parts + 1} parts of which {parts} are kept, over these: states, derived rows, second look"
     report.compare(claim, costs["again"], costs["first"], at_most=0.1)
 
     many, one = (folder / name for name in ("of-hundred", "of-one"))
     logs = folder / "of-hundred-logs"
     shutil.rmtree(many, ignore_errors=True)
-    link(whole, many, range(100))
+    link(whole, many, range(parts))
     link(whole, one, range(1))
 
     def hundred() -> Cost:
-        part_path(many, 0, 100).unlink(missing_ok=True)
+        part_path(many, 0, parts).unlink(missing_ok=True)
         cost = command(many)
         replaced(logs, kept)
         return cost
 
     def one_more() -> Cost:
         replaced(kept, logs)
-        link(whole, many, range(100, 101))
+        link(whole, many, range(parts, parts + 1))
         return command(many, again=True)
 
     costs = take({"one": lambda: command(one), "hundred": hundred, "one more": one_more}, report.turns)
     rest = differences(costs["one more"], costs["one"])
-    claim = "visualize, 101 parts of which 100 are kept, less the command of one part, over 100 parts"
+    claim = f"visualize, {parts + 1} parts of which {parts} are kept, less the command of one part, over {parts} parts"
     report.compare(claim, rest, costs["hundred"], at_most=0.1)
 
 
@@ -250,13 +256,13 @@ def link(step: Step, run: Path, parts: range) -> None:
 
 def huge(folder: Path, report: Report) -> None:
     """A million rows of a thousand classes, 4 GB of logits. Only when it is named: it takes minutes."""
-    took, peak = resident(write(folder / "huge", 1_000_000, 1000))
-    report.figure(f"visualize, 1,000,000 rows × 1,000, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1.5)
+    took, peak = resident(run_of(folder, rows := report.size(1_000_000)))
+    report.figure(f"visualize, {rows:,} rows × 1,000, in {took:.0f} s: peak memory", peak / 1e3, "GB", at_most=1.5)
 
 
 def two(folder: Path, report: Report) -> None:
     """The pass over the rows alone, by one process and by two, their start included."""
-    (step,) = open_run(write(folder / "many", 200_000, 1000))
+    (step,) = open_run(run_of(folder, rows := report.size(200_000)))
     chosen = panels.choose(())
 
     def passed(processes: int) -> None:
@@ -264,7 +270,7 @@ def two(folder: Path, report: Report) -> None:
             measure_steps((step,), chosen, Executor(pool))
 
     costs = take({"two": lambda: timed(lambda: passed(2)), "one": lambda: timed(lambda: passed(1))}, report.turns)
-    claim = "the pass over 200,000 rows × 1,000 by two processes, faster than by one"
+    claim = f"the pass over {rows:,} rows × 1,000 by two processes, faster than by one"
     report.compare(claim, costs["two"], costs["one"], at_least=1.4)
 
 

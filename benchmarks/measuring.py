@@ -4,6 +4,7 @@ It knows nothing of what is measured. The sides of a claim take turns; each turn
 the whole confidence interval of the median ratio on one side of the target.
 """
 
+import argparse
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +21,7 @@ from typing import Any, Literal, Self
 MIN_TURNS = 5
 CONFIDENCE = 0.9
 
-Verdict = Literal["met", "not met", "too noisy"]
+Verdict = Literal["met", "not met", "too noisy", "too few turns"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,11 @@ class Target:
         bounds = (("at least", self.at_least), ("at most", self.at_most))
         return ", ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
 
-    def reached(self, value: float) -> bool:
-        """Whether a value lies on the right side; without a bound every one does."""
-        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+    def side(self, value: float) -> int:
+        """-1 below the bounds, 0 within them, where everything is without a bound, 1 above them."""
+        if self.at_least is not None and value < self.at_least:
+            return -1
+        return int(self.at_most is not None and value > self.at_most)
 
 
 def ratio(ours: float, theirs: float, target: Target) -> float:
@@ -139,7 +142,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Judged:
-    """Median and confidence interval of the values of all turns, and what they say of a target."""
+    """Median and confidence interval of the values of all turns, and what they say of a target.
+
+    Of fewer than five values there is no interval, but the lowest and the highest.
+    """
 
     median: float
     low: float
@@ -151,12 +157,14 @@ class Judged:
 
 
 def judge(values: Sequence[float], target: Target) -> Judged:
-    """Raises ValueError for fewer than five values."""
+    """*met* or *not met* only where the whole interval lies within the bounds, or on one side of them."""
     if any(map(math.isnan, values)):
         return Judged(math.nan, math.nan, math.nan, "too noisy")
+    if len(values) < MIN_TURNS:
+        return Judged(statistics.median(values), min(values), max(values), "too few turns")
     low, high = interval(values)
-    reached = {target.reached(low), target.reached(high)}
-    verdict: Verdict = "too noisy" if len(reached) > 1 else "met" if True in reached else "not met"
+    sides = {target.side(low), target.side(high)}
+    verdict: Verdict = "too noisy" if len(sides) > 1 else "met" if 0 in sides else "not met"
     return Judged(statistics.median(values), low, high, verdict)
 
 
@@ -178,11 +186,24 @@ WIDTHS = (76, 24, 29, 20, 20, 13, 24)
 
 
 class Report:
-    """Prints rows of a Markdown table: what both sides took, their ratio, its interval, the target, the verdict."""
+    """Prints rows of a Markdown table: what both sides took, their ratio, its interval, the target, the verdict.
 
-    def __init__(self, turns: int = MIN_TURNS) -> None:
-        self.turns = turns
+    With a `scale` below 1 everything is measured on less: a trial whether it runs, in which targets mean nothing.
+    """
+
+    def __init__(self, turns: int = MIN_TURNS, scale: float = 1) -> None:
+        self.turns, self.scale = turns, scale
         self._begun = False
+
+    def size(self, count: int, at_least: int = 1) -> int:
+        """How many of something to measure on where a claim is about so many."""
+        return max(min(at_least, count), round(count * self.scale))
+
+    def _judged(self, target: Target, *verdicts: Verdict, unit: str = "") -> tuple[str, str]:
+        """The last two cells of a row."""
+        if not str(target):
+            return "", ""
+        return f"{target}{unit}", " / ".join(verdicts) if self.scale == 1 else "none, a trial"
 
     def _row(self, *cells: str) -> None:
         if not self._begun:
@@ -210,20 +231,22 @@ class Report:
         target = Target(at_least, at_most)
         wall = judge([ratio(a.wall, b.wall, target) for a, b in zip(ours, theirs, strict=True)], target)
         processor = judge([ratio(a.processor, b.processor, target) for a, b in zip(ours, theirs, strict=True)], target)
-        verdict = f"{wall.verdict} / {processor.verdict}" if str(target) else ""
-        self._row(claim, _medians(ours), _medians(theirs), str(wall), str(processor), str(target), verdict)
+        words = self._judged(target, wall.verdict, processor.verdict)
+        self._row(claim, _medians(ours), _medians(theirs), str(wall), str(processor), *words)
         return wall, processor
 
-    def ratios(self, claim: str, values: Sequence[float], target: Target) -> None:
+    def ratios(
+        self, claim: str, values: Sequence[float], *, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
         """Print ratios by the wall clock that something else has made, such as a run over its own forecast."""
-        judged = judge(values, target)
-        self._row(claim, "", "", str(judged), "", str(target), judged.verdict)
+        judged = judge(values, target := Target(at_least, at_most))
+        self._row(claim, "", "", str(judged), "", *self._judged(target, judged.verdict))
 
     def seconds(self, claim: str, ours: Sequence[Cost], at_most: float | None = None) -> tuple[Judged, Judged]:
         """Print and return seconds, compared with a number, which depends on the machine, or with none."""
         target = Target(at_most=at_most)
         wall, processor = (judge(seconds, target) for seconds in _columns(ours))
-        words = (f"{target} s", f"{wall.verdict} / {processor.verdict}") if str(target) else ()
+        words = self._judged(target, wall.verdict, processor.verdict, unit=" s")
         self._row(claim, _medians(ours), "", f"{wall} s", f"{processor} s", *words)
         return wall, processor
 
@@ -232,8 +255,37 @@ class Report:
     ) -> None:
         """Print something that one look measures, such as memory."""
         target = Target(at_least, at_most)
-        verdict = ("met" if target.reached(value) else "not met") if str(target) else ""
-        self._row(claim, f"{_short(value)} {unit}", "", "", "", str(target), verdict)
+        words = self._judged(target, "not met" if target.side(value) else "met")
+        self._row(claim, f"{_short(value)} {unit}", "", "", "", *words)
+
+
+def parse_arguments(parser: argparse.ArgumentParser, names: Collection[str]) -> argparse.Namespace:
+    """Parse the flags of a `Report`, and `names` of what to measure, which are none or some of these."""
+
+    def turns(text: str) -> int:
+        if (count := int(text)) < 1:
+            raise argparse.ArgumentTypeError(f"{count} turns measure nothing; give at least 1")
+        return count
+
+    def scale(text: str) -> float:
+        if not 0 < (share := float(text)) <= 1:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+        return share
+
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all; {', '.join(names)}")
+    parser.add_argument(
+        "--turns",
+        type=turns,
+        default=MIN_TURNS,
+        help="of all sides of a claim; by default %(default)s; fewer have no verdict",
+    )
+    parser.add_argument(
+        "--scale", type=scale, default=1, metavar="SHARE", help="of all sizes, for a trial whether it runs: no verdicts"
+    )
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in names]:
+        parser.error(f"there is no {unknown[0]}; there are {', '.join(names)}")
+    return given
 
 
 def _columns(costs: Sequence[Cost]) -> tuple[list[float], list[float]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def timm(data: str, name: str, checkpoint: str, out: str) -> None:
-    """timm's inference.py with `--topk 0 --output-type logit --results-format parquet --fullname`.
+    """timm's inference.py with `--topk 0 --output-type logit --results-format parquet --fullname --channels-last`.
 
     The parts, their order and the defaults are its own: batches of 256, two workers, its loader with its prefetcher.
     """
@@ -24,7 +24,7 @@ def timm(data: str, name: str, checkpoint: str, out: str) -> None:
 
     model = create_model(name, pretrained=False, checkpoint_path=checkpoint)
     settings = resolve_data_config({}, model=model)
-    model = model.to(torch.device("cpu")).eval()
+    model = model.to(torch.device("cpu"), memory_format=torch.channels_last).eval()
     dataset = create_dataset(root=data, name="", split="validation", class_map="")
     loader = create_loader(
         dataset, batch_size=256, use_prefetcher=True, num_workers=2, device=torch.device("cpu"), **settings

@@ -108,7 +108,8 @@ def torchmetrics(folder: Path, report: Report) -> None:
     """The same work as people do it, with 500 pictures, which ours fits and writes words beside."""
     import predboard
 
-    for (rows, classes), photos in itertools.product(SIZES, [toy.photographs, noise]):
+    sizes = [(report.size(rows, 500), classes) for rows, classes in SIZES]
+    for (rows, classes), photos in itertools.product(sizes, [toy.photographs, noise]):
         every = rows // 500
         root = folder / f"{photos.__name__}-{classes}"
         photos(root, [f"{i:06d}.png" for i in range(0, rows, every)])
@@ -145,7 +146,8 @@ def scikit_learn(folder: Path, report: Report) -> None:
     """The whole of scikit-learn's figures as a program, against `predboard gate` with rules for the same."""
     rules = folder / "rules.toml"
     rules.write_text("".join(f'[[rule]]\nmetric = "{name}"\n{bound}\n' for name, bound in BOUNDS.items()))
-    for rows, classes in SIZES:
+    for whole, classes in SIZES:
+        rows = report.size(whole, 500)
         predictions = bench_visualize.write(folder / f"usual-{classes}", rows, classes)
         mine, other = folder / "gate.json", folder / "scikit-learn.json"
         words: list[str | Path] = [sys.executable, "-m", "benchmarks.peer_metrics", predictions, other]

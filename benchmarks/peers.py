@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from PIL import Image
 
 from benchmarks import peer_metrics
 from benchmarks.bench_visualize import environment, predboard
-from benchmarks.measuring import MIN_TURNS, Cost, Report, differences, machine, run, take
+from benchmarks.measuring import Cost, Report, differences, machine, parse_arguments, run, take
 from predboard.storage.runs import open_predictions
 from tests import toy
 
@@ -49,7 +50,9 @@ class Setup:
     timm_repository: Path | None
 
     def turns(self, name: str) -> Path:
-        return self.folder / f"{_slug(name)}.jsonl"
+        """Where the turns of a measurement are kept: of this code, and of these images."""
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=toy.ROOT, capture_output=True, text=True)
+        return self.folder / f"{_slug(' '.join([name, *map(str, self.images), git.stdout.strip()]))}.jsonl"
 
 
 def _slug(name: str) -> str:
@@ -125,8 +128,9 @@ def loop(name: str, data: Path, model: str, weights: Path, out: Path) -> Cost:
 
 
 def timm_script(script: Path, data: Path, model: str, weights: Path, out: Path) -> Cost:
-    """timm's own program, with the flags for what predboard writes: all logits beside full names."""
+    """timm's own program, with the flags for what predboard writes, all logits beside full names, and for its speed."""
     given: list[str | Path] = ["--data-dir", data, "--model", model, "--checkpoint", weights, "--device", "cpu"]
+    given += ["--channels-last"]
     given += ["--results-format", "parquet", "--results-dir", out.parent, "--results-file", out.name]
     given += ["--topk", "0", "--output-type", "logit", "--fullname", "--no-console-results"]
     return run([sys.executable, script, *given], environment(), toy.ROOT)
@@ -162,7 +166,7 @@ def beside(
     at_least: float = 1,
     exact: Sequence[str] = (),
 ) -> None:
-    """Both sides at both sizes, end to end, and the slope.
+    """Both sides at both sizes, end to end, with the preflight and without, and the slope.
 
     `exact` are flags for the same pixels as theirs, with which the answers are compared, where ours are not by default.
     """
@@ -170,23 +174,27 @@ def beside(
     weights = checkpoint(setup.folder, model, few)
     place = setup.folder / _slug(name)
     place.mkdir(exist_ok=True)
-    infer(few, spec, weights, place / "ours", *exact)
+    infer(few, spec, weights, place / "checked", *exact)
     theirs(few, model, weights, place / "theirs.parquet")
-    print(f"{name}: {check(place / 'ours', place / 'theirs.parquet')}", flush=True)
+    print(f"{name}: {check(place / 'checked', place / 'theirs.parquet')}", flush=True)
     actions = {
         "ours few": lambda: infer(few, spec, weights, place / "ours"),
+        "bare few": lambda: infer(few, spec, weights, place / "bare", "--preflight", "0"),
         "theirs few": lambda: theirs(few, model, weights, place / "theirs.parquet"),
         "ours many": lambda: infer(many, spec, weights, place / "ours-many"),
+        "bare many": lambda: infer(many, spec, weights, place / "bare-many", "--preflight", "0"),
         "theirs many": lambda: theirs(many, model, weights, place / "theirs-many.parquet"),
     }
     costs = take(actions, setup.report.turns, setup.turns(name), warm_up=False)
     if not exact:
         print(f"{name}: {check(place / 'ours-many', place / 'theirs-many.parquet')}", flush=True)
     report, (less, more) = setup.report, setup.images
-    report.compare(f"{name}: {more:,} images", costs["ours many"], costs["theirs many"], at_least=at_least)
-    report.compare(f"{name}: {less:,} images", costs["ours few"], costs["theirs few"], at_least=1)
-    ours, other = (differences(costs[f"{side} many"], costs[f"{side} few"]) for side in ("ours", "theirs"))
-    report.compare(f"{name}: {less:,} to {more:,} images", ours, other, at_least=1)
+    for size, images, target in (("many", more, at_least), ("few", less, 1)):
+        for side, words in (("ours", "with the preflight"), ("bare", "without it")):
+            claim = f"{name}: {images:,} images, {words}"
+            report.compare(claim, costs[f"{side} {size}"], costs[f"theirs {size}"], at_least=target)
+    ours, other = (differences(costs[f"{side} many"], costs[f"{side} few"]) for side in ("bare", "theirs"))
+    report.compare(f"{name}: {less:,} to {more:,} images, without preflight", ours, other, at_least=1)
 
 
 def timm(setup: Setup) -> None:
@@ -217,15 +225,15 @@ def torchvision(setup: Setup) -> None:
 
 
 def parts(setup: Setup) -> None:
-    """More images, against decode, resize and the bare model."""
+    """More images without a preflight, against decode, resize and the bare model."""
     few, many = (photographs(setup.folder, count) for count in setup.images)
     out, (less, more) = setup.folder / "parts-ours", setup.images
     for model in setup.models:
         weights, spec = checkpoint(setup.folder, model, few), f"timm:{model}"
         actions = {
-            "ours few": lambda: infer(few, spec, weights, out),  # noqa: B023  at once
+            "ours few": lambda: infer(few, spec, weights, out, "--preflight", "0"),  # noqa: B023  at once
             "parts few": lambda: loop("parts", few, model, weights, out),  # noqa: B023  at once
-            "ours many": lambda: infer(many, spec, weights, out),  # noqa: B023  at once
+            "ours many": lambda: infer(many, spec, weights, out, "--preflight", "0"),  # noqa: B023  at once
             "parts many": lambda: loop("parts", many, model, weights, out),  # noqa: B023  at once
         }
         costs = take(actions, setup.report.turns, setup.turns(f"parts {model}"))
@@ -272,22 +280,18 @@ PEERS: dict[str, tuple[Callable[[Setup], None], tuple[str, ...]]] = {
 def main() -> None:
     """All that is installed, or what is named."""
     parser = argparse.ArgumentParser("make bench-peers", description="Measure predboard beside what else people run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all: {', '.join(PEERS)}")
     parser.add_argument("--models", nargs="+", default=MODELS, help="timm's names; by default %(default)s")
     parser.add_argument("--images", nargs=2, type=int, default=(64, 2000), metavar=("FEW", "MANY"))
-    parser.add_argument("--turns", type=int, default=MIN_TURNS, help="of both sides; by default %(default)s")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep files and turns there, to go on later")
     parser.add_argument("--timm-repository", type=Path, metavar="FOLDER", help="run inference.py of this checkout")
-    given = parser.parse_args()
-    if unknown := [name for name in given.names if name not in PEERS]:
-        parser.error(f"there is no peer named {unknown[0]}; there are {', '.join(PEERS)}")
-    if given.turns < MIN_TURNS:
-        parser.error(f"--turns {given.turns}: fewer than {MIN_TURNS} say nothing of their spread")
+    given = parse_arguments(parser, PEERS)
     print(f"{machine()}\n{versions()}\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        setup = Setup(folder, Report(given.turns), given.models, tuple(given.images), given.timm_repository)
+        report = Report(given.turns, given.scale)
+        images = tuple(report.size(count, 16) for count in given.images)
+        setup = Setup(folder, report, given.models, images, given.timm_repository)
         for name in given.names or PEERS:
             bench, needed = PEERS[name]
             if missing := [module for module in needed if importlib.util.find_spec(module) is None]:

@@ -39,9 +39,11 @@ def test_the_interval_covers_the_median_of_a_skewed_distribution(n: int) -> None
     assert np.mean(covered) >= measuring.CONFIDENCE - 0.02  # four standard errors of 4,000 draws
 
 
-def test_four_turns_give_no_interval() -> None:
+def test_four_turns_give_no_interval_and_no_verdict() -> None:
     with pytest.raises(ValueError, match="4 turns say nothing of their spread; at least 5 do"):
-        measuring.judge([1, 1, 1, 1], FASTER)
+        measuring.interval([1, 1, 1, 1])
+    judged = measuring.judge([2, 5, 3, 4], FASTER)
+    assert (judged.median, judged.low, judged.high, judged.verdict) == (3.5, 2, 5, "too few turns")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_four_turns_give_no_interval() -> None:
         ([5, 5, 4.1, 5, 5], Target(at_most=4), "not met"),
         ([0.9, 1.1, 1, 1, 1], Target(0.7, 1.3), "met"),
         ([0.9, 1.4, 1, 1, 1], Target(0.7, 1.3), "too noisy"),
-        ([0.6, 1.4, 1, 1, 1], Target(0.7, 1.3), "not met"),
+        ([0.6, 1.4, 1, 1, 1], Target(0.7, 1.3), "too noisy"),  # 1 is within the bounds, and both ends are not
+        ([1.5, 1.4, 1.6, 1.4, 1.5], Target(0.7, 1.3), "not met"),
+        ([0.5, 0.4, 0.6, 0.6, 0.5], Target(0.7, 1.3), "not met"),
         ([1.6, 1.7, math.nan, 1.9, 1.8], FASTER, "too noisy"),
     ],
 )
@@ -137,8 +141,6 @@ def test_a_command_that_fails_has_no_figure() -> None:
 
 
 def test_runs_that_benchmarks_make_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_compare, "ROWS", 300)
-    monkeypatch.setattr(bench_combine, "ROWS", 300)
     monkeypatch.setattr(bench_labels, "CLASSES", 20)
     runs = {
         "visualize": bench_visualize.write(tmp_path / "visualize", 5000, 10),
