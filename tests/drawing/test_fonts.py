@@ -1,7 +1,12 @@
 """Text fits its width, and every letter has a font."""
 
-import pytest
+import itertools
 
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from predboard.drawing.canvas import Canvas
 from predboard.drawing.fonts import MIN_SIZE_PX, break_name, choose_font, fit_text, has_glyph, measure_text, wrap_text
 from tests.drawing.pixels import NAMES
 
@@ -66,3 +71,16 @@ def test_of_a_long_name_what_others_share_is_left_out_and_what_differs_stays(
     assert "".join(broken) == "".join(lines)
     assert len(broken) == len(lines)
     assert all(measure_text(line, 10) <= 126 for line in broken)
+
+
+def test_a_line_has_the_pixels_that_pillow_draws() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    texts = ("93.7 %", "✗ wrong", "fi ž", "漢", "")
+    corners = ((-9, 30), (40.5, 30.25), (80, -0.5), (200, 30))
+    for text, at, anchor, bold in itertools.product(texts, corners, ("ls", "rs", "ms", "mm"), (False, True)):
+        canvas, expected = Canvas(90, 60, noise), noise.copy()
+        length = canvas.text(at, text, 400, 12, (200, 30, 60), bold, anchor)
+        font = choose_font(text, 12, bold)
+        ImageDraw.Draw(expected).text(at, text, fill=(200, 30, 60), font=font, anchor=anchor)
+        assert canvas.image.tobytes() == expected.tobytes(), (text, at, anchor, bold)
+        assert length == font.getlength(text)

@@ -3,12 +3,13 @@
 TensorBoard enlarges and reduces pictures without smoothing, so everything is drawn at its final size.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from predboard.drawing.fonts import MIN_SIZE_PX, fit_text, measure_text, wrap_text
+from predboard.drawing.fonts import MIN_SIZE_PX, fit_text, measure_text, set_line, wrap_text
 from predboard.drawing.palette import FAINT, INK, PAPER, TRACK, WARNING_INK, WARNING_PAPER, Colour
 from predboard.summaries import Pixels
 
@@ -52,7 +53,11 @@ class Canvas:
             The width of the line, pixels.
         """
         fitted, font = fit_text(text, width, size, bold)
-        self.draw.text(at, fitted, fill=colour, font=font, anchor=anchor)
+        (left, x), (top, y) = math.modf(at[0]), math.modf(at[1])
+        letters, offset = set_line(fitted, font, anchor, (left, top))
+        # What `ImageDraw.text` does in the end, without a sixth of a tile's time for its many options.
+        core = self.draw.draw
+        core.draw_bitmap((int(x) + offset[0], int(y) + offset[1]), letters, core.draw_ink(colour))
         return float(font.getlength(fitted))
 
     def bar(

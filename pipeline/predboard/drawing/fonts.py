@@ -34,14 +34,10 @@ _SYSTEM_FONTS = (
 
 
 class _Font(ImageFont.FreeTypeFont):
-    """A font that remembers what it set: names of classes and shares recur on most tiles."""
+    """A font that remembers what it measured."""
 
     @functools.lru_cache(SET_LINES)  # noqa: B019  fonts live as long as the process, in `_load`
-    def getmask2(self, *args: Any, **known: Any) -> Any:  # type: ignore[override]  # takes the same, remembered
-        return super().getmask2(*args, **known)
-
-    @functools.lru_cache(SET_LINES)  # noqa: B019
-    def getlength(self, *args: Any, **known: Any) -> float:  # type: ignore[override]  # likewise
+    def getlength(self, *args: Any, **known: Any) -> float:  # type: ignore[override]  # takes the same, remembered
         return super().getlength(*args, **known)
 
 
@@ -51,6 +47,7 @@ def _load(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return _Font(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
+@functools.cache  # making the path takes longer than writing a line
 def _dejavu(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return _load(Path(__file__).parent / "font_files" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
 
@@ -77,6 +74,24 @@ def choose_font(text: str, size: int, bold: bool = False) -> ImageFont.FreeTypeF
         if system is not None:
             return _load(system, size)
     return _dejavu(size, bold)
+
+
+@functools.lru_cache(SET_LINES)
+def set_line(
+    text: str, font: ImageFont.FreeTypeFont, anchor: str, start: tuple[float, float]
+) -> tuple[Any, tuple[int, int]]:
+    """Set a line of letters: names of classes and shares recur on most tiles.
+
+    Args:
+        text: on one line.
+        font: of the letters.
+        anchor: Pillow's text anchor.
+        start: fractions of a pixel at which the anchor is, by which letters differ.
+
+    Returns:
+        Pillow's bitmap of the letters, and where its first pixel is from the anchor, in whole pixels.
+    """
+    return font.getmask2(text, "L", anchor=anchor, start=start)
 
 
 def measure_text(text: str, size: int, bold: bool = False) -> float:
