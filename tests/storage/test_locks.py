@@ -1,36 +1,22 @@
 """Locks of folders and of shares: who is refused, and what is left of a killed process."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 
 from predboard.errors import InputError
-from predboard.predictions.schema import Run
 from predboard.storage.locks import lock_folder
 from predboard.storage.part_plan import WHOLE_RUN, Share
 from tests import toy
+from tests.storage.small_runs import write_small_run
 
 pytestmark = pytest.mark.slow
-
-RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))
-
-
-def _run(folder: Path, rows: int = 50, run: Run = RUN, **options: Any) -> pd.DataFrame:
-    """Write a run, and what must be read from it."""
-    logits, label = toy.table(run, rows)
-    label[::7] = -1
-    toy.write_run(folder, logits, label, run, failed=frozenset({3, 11}), **options)
-    frame: pd.DataFrame = toy.predictions(run, logits, label, failed=frozenset({3, 11})).batch.to_pandas()
-    return frame
 
 
 @contextlib.contextmanager
@@ -78,7 +64,7 @@ def test_a_second_process_is_refused_and_the_lock_of_a_killed_one_is_free(tmp_pa
 
 
 def test_a_lock_does_not_touch_files_of_others(tmp_path: Path) -> None:
-    _run(tmp_path)
+    write_small_run(tmp_path)
     mine = tmp_path / "step=00000000" / "notes.tmp"
     mine.write_text("mine")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}

@@ -32,17 +32,7 @@ from predboard.storage.runs import (
     read_values,
 )
 from tests import toy
-
-RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))
-
-
-def _run(folder: Path, rows: int = 50, run: Run = RUN, **options: Any) -> pd.DataFrame:
-    """Write a run, and what must be read from it."""
-    logits, label = toy.table(run, rows)
-    label[::7] = -1
-    toy.write_run(folder, logits, label, run, failed=frozenset({3, 11}), **options)
-    frame: pd.DataFrame = toy.predictions(run, logits, label, failed=frozenset({3, 11})).batch.to_pandas()
-    return frame
+from tests.storage.small_runs import RUN, write_small_run
 
 
 def _only_part(folder: Path, step: int = 0) -> Path:
@@ -68,7 +58,7 @@ def test_what_is_read_is_what_was_written(
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     run = dataclasses.replace(RUN, classes=tuple(map(str, range(classes))))
-    expected = _run(folder, rows, run, shard_size=part_range, group=group)
+    expected = write_small_run(folder, rows, run, shard_size=part_range, group=group)
     found = open_predictions(folder)
     pd.testing.assert_frame_equal(found.to_pandas(), expected)
     assert [file.part.start for file in found.step.parts] == list(range(0, rows, part_range))
@@ -120,7 +110,7 @@ def _damage(path: Path, column: int) -> None:
 
 
 def test_every_column_has_page_checksums(tmp_path: Path) -> None:
-    _run(tmp_path, 200)
+    write_small_run(tmp_path, 200)
     path = _only_part(tmp_path)
     raw = path.read_bytes()
     for i in range(len(COLUMNS) - 2):
@@ -149,7 +139,7 @@ def _content_digest(frame: pd.DataFrame) -> str:
 
 
 def test_a_part_of_another_program_is_read_the_same(tmp_path: Path) -> None:
-    expected = _run(tmp_path / "ours")
+    expected = write_small_run(tmp_path / "ours")
     ours = _table(_only_part(tmp_path / "ours"))
     part = Part(0, 50, toy.manifest_digest(Predictions(ours.to_batches()[0])), 50, _content_digest(expected), 1.0, 2.0)
 
@@ -213,7 +203,7 @@ def test_columns_without_any_value_may_have_no_type(tmp_path: Path) -> None:
     ],
 )
 def test_a_part_that_does_not_hold_what_its_footer_says_is_damaged(tmp_path: Path, change: Any, message: str) -> None:
-    _run(tmp_path)
+    write_small_run(tmp_path)
     path = _only_part(tmp_path)
     table = _table(path)
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
@@ -234,7 +224,7 @@ def _noticed(path: Path, raw: bytearray, expected: tuple[Run, Part, pa.Table]) -
 
 
 def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
-    _run(tmp_path, 300)
+    write_small_run(tmp_path, 300)
     path = _only_part(tmp_path)
     raw, expected = path.read_bytes(), _content(path)
     chosen = random.Random(0)
@@ -252,7 +242,7 @@ def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(tmp_path: Path) ->
 
 
 def test_a_flipped_bit_in_a_columns_name_is_noticed(tmp_path: Path) -> None:
-    _run(tmp_path, 30)
+    write_small_run(tmp_path, 30)
     path = _only_part(tmp_path)
     raw, expected = path.read_bytes(), _content(path)
     start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
@@ -309,7 +299,7 @@ def test_a_part_that_another_program_wrote_again_with_its_metadata_is_no_damage(
 
 
 def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
-    _run(tmp_path, 30)
+    write_small_run(tmp_path, 30)
     path = _only_part(tmp_path)
     raw = path.read_bytes()
     for length in (0, 1, 4, 8, 100, len(raw) // 2, len(raw) - 9, len(raw) - 1):
@@ -323,7 +313,7 @@ def test_a_truncated_part_is_damaged(tmp_path: Path) -> None:
 
 
 def test_damage_below_the_footer_is_named_on_reading(tmp_path: Path) -> None:
-    _run(tmp_path, 100)
+    write_small_run(tmp_path, 100)
     path = _only_part(tmp_path)
     _damage(path, column=4)
     opened = open_predictions(tmp_path)

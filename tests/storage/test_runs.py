@@ -20,7 +20,7 @@ import pytest
 from predboard import open_predictions
 from predboard.errors import DamagedError, InputError
 from predboard.predictions.footer import encode_footer, read_footer
-from predboard.predictions.schema import COLUMNS, Run
+from predboard.predictions.schema import COLUMNS
 from predboard.storage.inspection import inspect
 from predboard.storage.locks import lock_folder
 from predboard.storage.parts import read_batches
@@ -36,17 +36,7 @@ from predboard.storage.runs import (
     step_folder,
 )
 from tests import toy
-
-RUN = dataclasses.replace(toy.RUN, classes=("a", "b", "c"))
-
-
-def _run(folder: Path, rows: int = 50, run: Run = RUN, **options: Any) -> pd.DataFrame:
-    """Write a run, and what must be read from it."""
-    logits, label = toy.table(run, rows)
-    label[::7] = -1
-    toy.write_run(folder, logits, label, run, failed=frozenset({3, 11}), **options)
-    frame: pd.DataFrame = toy.predictions(run, logits, label, failed=frozenset({3, 11})).batch.to_pandas()
-    return frame
+from tests.storage.small_runs import RUN, write_small_run
 
 
 def _table(path: Path) -> pa.Table:
@@ -75,8 +65,8 @@ def _as_read(frame: pd.DataFrame) -> list[list[Any]]:
 
 def test_pandas_and_duckdb_open_the_folder_as_it_is(tmp_path: Path) -> None:
     names = list(COLUMNS)[:-2]
-    one = _run(tmp_path, 50, shard_size=20)
-    two = _run(tmp_path, 50, dataclasses.replace(RUN, step=12), shard_size=20)
+    one = write_small_run(tmp_path, 50, shard_size=20)
+    two = write_small_run(tmp_path, 50, dataclasses.replace(RUN, step=12), shard_size=20)
     with lock_folder(tmp_path):  # which leaves a file behind that is no part
         pass
     preflight_path(tmp_path, 12, ".png").parent.mkdir()
@@ -120,7 +110,7 @@ def test_rows_are_of_the_manifest_that_any_part_of_the_step_knows(tmp_path: Path
 
 
 def test_missing_parts_are_gaps(tmp_path: Path) -> None:
-    _run(tmp_path, 50, shard_size=10)
+    write_small_run(tmp_path, 50, shard_size=10)
     assert open_predictions(tmp_path).step.missing == ()
     for index in (0, 2, 3):
         part_path(tmp_path, 0, index).unlink()
@@ -135,7 +125,7 @@ def test_missing_parts_are_gaps(tmp_path: Path) -> None:
 
 
 def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
-    frame = _run(tmp_path, 50, shard_size=10)
+    frame = write_small_run(tmp_path, 50, shard_size=10)
     facts = inspect(tmp_path).facts
     (step,) = facts["steps"]
     counted = frame[frame["error"].isna() & frame["label"].notna()]
@@ -165,7 +155,7 @@ def test_inspection_counts_and_names_what_is_damaged(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_there_twice_are_refused(tmp_path: Path) -> None:
-    _run(tmp_path, 30, shard_size=10)
+    write_small_run(tmp_path, 30, shard_size=10)
     path = part_path(tmp_path, 0, 1)
     path.with_name("part-00009.parquet").write_bytes(path.read_bytes())
     with pytest.raises(InputError, match=r"contains rows twice: .*part-00001.* and .*part-00009.* both have row 10"):
@@ -173,16 +163,16 @@ def test_rows_that_are_there_twice_are_refused(tmp_path: Path) -> None:
 
 
 def test_parts_of_two_runs_are_refused_by_the_field_that_differs(tmp_path: Path) -> None:
-    _run(tmp_path / "one", 30, shard_size=10)
-    _run(tmp_path / "two", 30, dataclasses.replace(RUN, weights="other"), shard_size=10)
+    write_small_run(tmp_path / "one", 30, shard_size=10)
+    write_small_run(tmp_path / "two", 30, dataclasses.replace(RUN, weights="other"), shard_size=10)
     part_path(tmp_path / "two", 0, 1).replace(part_path(tmp_path / "one", 0, 1))
     with pytest.raises(InputError, match=r"mixes two runs: weights is  in .*part-00000.* and other in .*part-00001"):
         open_predictions(tmp_path / "one")
 
 
 def test_steps_of_different_classes_are_refused(tmp_path: Path) -> None:
-    _run(tmp_path)
-    _run(tmp_path, run=dataclasses.replace(RUN, step=2, classes=("a", "b", "d")))
+    write_small_run(tmp_path)
+    write_small_run(tmp_path, run=dataclasses.replace(RUN, step=2, classes=("a", "b", "d")))
     with pytest.raises(InputError, match="step 2 and step 0 have different classes"):
         open_predictions(tmp_path)
 
@@ -199,7 +189,7 @@ def test_steps_of_different_classes_are_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_named_as_its_step_is_refused(
     tmp_path: Path, name: str, message: str, beside: bool
 ) -> None:
-    _run(tmp_path, run=dataclasses.replace(RUN, step=5))
+    write_small_run(tmp_path, run=dataclasses.replace(RUN, step=5))
     shutil.copytree(tmp_path / "step=00000005", tmp_path / name)
     if not beside:
         shutil.rmtree(tmp_path / "step=00000005")
@@ -209,7 +199,7 @@ def test_a_folder_that_is_not_named_as_its_step_is_refused(
 
 
 def test_a_pipe_among_the_parts_ends_the_command_at_once(tmp_path: Path) -> None:
-    _run(tmp_path, 30, shard_size=10)
+    write_small_run(tmp_path, 30, shard_size=10)
     part_path(tmp_path, 0, 1).unlink()
     os.mkfifo(part_path(tmp_path, 0, 1))
     with pytest.raises(
@@ -228,7 +218,7 @@ def test_a_folder_that_cannot_be_looked_at_is_one_line(tmp_path: Path) -> None:
 
 def test_steps_are_ascending_and_the_last_is_the_default(tmp_path: Path) -> None:
     for number in (12, 3, 100_000_000_000):
-        _run(tmp_path, 10 + number % 7, dataclasses.replace(RUN, step=number))
+        write_small_run(tmp_path, 10 + number % 7, dataclasses.replace(RUN, step=number))
     opened = open_predictions(tmp_path)
     assert opened.steps == (3, 12, 100_000_000_000)
     assert opened.run.step == 100_000_000_000
@@ -256,7 +246,7 @@ def test_a_folder_without_predictions_is_one_line(tmp_path: Path, name: str) -> 
 
 
 def test_picking_reads_values_by_id(tmp_path: Path) -> None:
-    expected = _run(tmp_path, 100, shard_size=40, group=15).set_index("id")
+    expected = write_small_run(tmp_path, 100, shard_size=40, group=15).set_index("id")
     step = open_predictions(tmp_path).step
     ids = [99, 0, 39, 40, 41, 14, 15, 3, 0, 1000, -1]
     for column in ("key", "image", "error", "loss"):
@@ -270,7 +260,7 @@ def test_picking_reads_values_by_id(tmp_path: Path) -> None:
 
 
 def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path: Path) -> None:
-    _run(tmp_path, 20, shard_size=10)
+    write_small_run(tmp_path, 20, shard_size=10)
     delete_part(part_path(tmp_path, 0, 1))
     assert [p.name for p in list_part_paths(tmp_path, 0)] == ["part-00000.parquet"]
     with pytest.raises(InputError, match="cannot write to"):
@@ -285,7 +275,7 @@ def test_deleting_takes_what_belongs_and_what_is_not_there_is_one_line(tmp_path:
 
 
 def test_deleting_a_step_leaves_what_others_put_there(tmp_path: Path) -> None:
-    _run(tmp_path, 20, shard_size=10)
+    write_small_run(tmp_path, 20, shard_size=10)
     folder = step_folder(tmp_path, 0)
     (folder / ".part-00002.parquet.5e0a.tmp").write_bytes(b"unfinished")
     (folder / "mine").mkdir()
