@@ -312,7 +312,9 @@ def main() -> None:
     report = Report(given.turns, given.scale)
     with tempfile.TemporaryDirectory() as folder:
         for bench in [bench for name in given.names for bench in benches[name]] or USUAL:
+            began = time.monotonic()
             bench(Path(folder), report)
+            print(f"{bench.__name__}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

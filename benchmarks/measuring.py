@@ -153,7 +153,9 @@ class Judged:
     verdict: Verdict
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+        return (
+            "none" if math.isnan(self.median) else f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+        )
 
 
 def judge(values: Sequence[float], target: Target) -> Judged:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -297,7 +298,9 @@ def main() -> None:
             if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
                 print(f"{name}: left out, {' and '.join(missing)} not installed here; `make bench-peers` installs them")
             else:
+                began = time.monotonic()
                 bench(setup)
+                print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def versions() -> str:

@@ -9,16 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
-from predboard.config import (
-    CombineConfig,
-    CompareConfig,
-    GateConfig,
-    ImportConfig,
-    InferConfig,
-    MergeConfig,
-    TakeConfig,
-    VisualizeConfig,
-)
+from predboard import config as configurations
 from predboard.errors import InputError
 from predboard.formatting import nearest_names
 from predboard.streams import print_warning
@@ -26,17 +17,17 @@ from predboard.streams import print_warning
 R = TypeVar("R")
 
 ARGUMENTS = {
-    InferConfig: {
+    configurations.InferConfig: {
         *("data", "model", "model_args", "checkpoint", "ema", "trust_checkpoint", "step", "out", "classes", "device"),
         *("overwrite", "engine", "ray_address", "actors", "gpus_per_actor", "cpus_per_actor"),
     },
-    ImportConfig: {"files", "scores", "out"},
-    VisualizeConfig: {"predictions", "logdir", "list"},
-    CompareConfig: {"predictions"},
-    CombineConfig: {"predictions"},
-    MergeConfig: {"predictions"},
-    TakeConfig: {"predictions"},
-    GateConfig: {"predictions", "rules", "baseline", "suggest"},
+    configurations.ImportConfig: {"files", "scores", "out"},
+    configurations.VisualizeConfig: {"predictions", "logdir", "list"},
+    configurations.CompareConfig: {"predictions"},
+    configurations.CombineConfig: {"predictions"},
+    configurations.MergeConfig: {"predictions"},
+    configurations.TakeConfig: {"predictions"},
+    configurations.GateConfig: {"predictions", "rules", "baseline", "suggest"},
 }
 """Fields of each configuration that are no options here: an argument, or the object itself, stands for them."""
 
