@@ -465,7 +465,9 @@ class _Clock:
         monkeypatch.setattr(Loader, "stream", slow_stream)
         monkeypatch.setattr(preflight_probe, "compute_outputs", slow_outputs)
         for module in (preflight, preflight_probe):
-            monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
+            monkeypatch.setattr(
+                module, "time", types.SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now)
+            )
 
 
 @pytest.mark.parametrize(
@@ -519,6 +521,21 @@ def test_images_of_the_preflight_are_not_decoded_again(
         return decode_image(encoded, *rest)
 
     monkeypatch.setattr(decode, "decode_image", count)
+    with monkeypatch.context() as patch:
+        patch.setattr(preflight, "FIRST_IMAGES", 80)
+        patch.setattr(preflight, "FIRST_PORTION", 8)
+        _, report = run(folder, tmp_path / "half", thumbnails=4)
+    assert (report["images"], len(decoded)) == (
+        80,
+        1 + 200 + 200,
+    )  # for the size, for preflight and run together, for the forecast
+    config = InferConfig(
+        str(folder / "data"), f"{folder / 'net.py'}:Nearest", out=tmp_path / "none", thumbnails=4, preflight=0, **RIGHT
+    )
+    infer(config)
+    parts = [open_predictions(tmp_path / name).step.parts[0].part for name in ("half", "none")]
+    assert parts[0].content_digest == parts[1].content_digest
+    decoded.clear()
     run(folder, tmp_path / "out", preflight=150)
     assert len(decoded) == 1 + 150 + 200 + 50  # for the size of the input, the preflight, its forecast, the run
     delete_part(part_path(tmp_path / "out", 0, 0))

@@ -103,24 +103,30 @@ class CpuPasses:
     ) -> int:
         """Return how many of the threads the forward pass needs to keep up with decoding on all others."""
         piece = pictures[: self._cuts[1]]
-        with _torch_threads(1):
+        with torch_threads(1):
             run(piece)  # kernels are compiled for its size
             began = time.thread_time()
             run(piece)
             seconds = (time.thread_time() - began) / len(piece)
-        share = self._all_threads * seconds / max(seconds + decode_seconds, 1e-9)
-        return max(1, min(int(share + 0.7), self._all_threads))  # a little more than one thread's work stays on one
+        return share_threads(self._all_threads, seconds, decode_seconds)
 
     def _run_pieces(
         self, run: Callable[[NDArray[Any]], tuple[Outputs, float]], pictures: NDArray[Any], threads: int
     ) -> tuple[Outputs, float]:
-        with _torch_threads(threads):
+        with torch_threads(threads):
             pieces = [run(pictures[a:b]) for a, b in zip(self._cuts[:-1], self._cuts[1:], strict=True)]
         return join_outputs([outputs for outputs, _ in pieces]), sum(moved for _, moved in pieces)
 
 
+def share_threads(threads: int, forward_seconds: float, decode_seconds: float) -> int:
+    """Return how many of these threads the forward pass gets, by the processor time of a picture for each of both."""
+    share = threads * forward_seconds / max(forward_seconds + decode_seconds, 1e-9)
+    return max(1, min(int(share + 0.7), threads))  # a little more than one thread's work stays on one
+
+
 @contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Have PyTorch use so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

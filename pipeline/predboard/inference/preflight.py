@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from predboard.errors import InputError
 from predboard.images import decode, preprocessing
-from predboard.images.loader import LoadedImage
 from predboard.images.preprocessing import Recipe
 from predboard.inference import diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
@@ -90,19 +89,12 @@ def preflight(
     key = _key(job, step, chosen, recipe)
     report = read_report(job.out, step, key)
     if report is None:
-        loader = job.loader if hands_on else job.loader.without_thumbnails()
-        examined = _Examined.begin(
-            rows,
-            job,
-            devices[0],
-            modules(step),
-            step,
-            SampleReader(job, chosen, len(job.runs[step].classes), loader),
-            log,
-        )
+        reader = SampleReader(job, chosen, len(job.runs[step].classes), hands_on)
+        examined = _Examined.begin(rows, job, devices[0], modules(step), step, reader, log)
         report = examined.report(recipe, key)
         if hands_on:
-            job = replace(job, loader=replace(loader, ready=_ready(examined.sample, tasks)))
+            ready = {i: row for i, row in reader.ready().items() if any(i in task.ids for task in tasks)}
+            job = replace(job, loader=replace(job.loader, ready=ready))
         job = replace(job, batch_size=examined.probe.limit.rows)  # fewer if the device's memory was not enough
     for line in report.lines(sum(len(task.ids) for task in tasks), rows, devices):
         log(line)
@@ -116,12 +108,6 @@ def _choose(job: Job) -> list[int]:
     count = min(job.config.preflight, max(SAMPLE_MAX_BYTES // job.like.nbytes, 16))
     order = np.argsort(mix(job.loader.manifest.key, Salt.PREFLIGHT), kind="stable")
     return list(map(int, order[:count]))
-
-
-def _ready(sample: Sample, tasks: Sequence[Task]) -> dict[int, LoadedImage]:
-    """Return the loaded rows of a sample that are among the rows of the tasks."""
-    rows = zip(sample.ids.tolist(), sample.loaded, sample.pixels, strict=False)  # no row where none could be read
-    return {i: replace(row, pixels=pixels) for i, row, pixels in rows if any(i in task.ids for task in tasks)}
 
 
 def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None) -> str:
@@ -144,6 +130,7 @@ class _Examined:
     """Rows of the whole run, images times steps, which bounds the cost of the trials."""
     job: Job
     step: int
+    reader: SampleReader
     sample: Sample
     values: ValueRange
     probe: Probe
@@ -186,7 +173,11 @@ class _Examined:
             logits = [np.concatenate(logits)]
             sample = reader.sample()
             probe.values = ValueRange.of_sample(sample.pixels, job.like, run.transform)
-            examined = cls(began, forward_rows, job, step, sample, probe.values, probe, logits[0], tried, first_rows)
+            examined = cls(
+                began, forward_rows, job, step, reader, sample, probe.values, probe, logits[0], tried, first_rows
+            )
+            if reader.taken == goal and reader.read_ahead():
+                probe.share_processors(reader.decode_seconds)
             if reader.taken < goal or goal == reader.rows or not examined.leaves_doubt():
                 break
         return examined
@@ -262,6 +253,7 @@ class _Examined:
             odd = diagnostics.check_input_range(input_mean, input_std)
             diagnoses += (d for d in odd if d.warning or not plausible)
 
+        self.reader.finish()
         together = 0.0
         if self.forward_rows > len(sample.label):
             limit = self._seconds_left()

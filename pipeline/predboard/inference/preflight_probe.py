@@ -5,7 +5,7 @@ It knows nothing of reports, and does not judge what comes out.
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,8 +17,8 @@ from PIL import Image
 
 from predboard.images import decode
 from predboard.images.label_items import with_item_labels
-from predboard.images.loader import LoadedImage, Loader, image_size
-from predboard.inference.cpu_passes import count_pieces
+from predboard.images.loader import LoadedImage, image_size
+from predboard.inference.cpu_passes import count_pieces, share_threads, torch_threads
 from predboard.inference.forward import Batch, BatchLimit, Normalizer, compute_outputs, forward
 from predboard.inference.part_builder import PartBuilder
 from predboard.inference.preprocessing_trials import Scaling, Sides
@@ -31,6 +31,9 @@ from predboard.storage.part_plan import Task, plan_parts
 
 _CHUNK_ROWS = 8
 """Images that a thread decodes before it takes the next task."""
+
+READ_AHEAD_SECONDS = 5.0
+"""Longest duration for which the rest of the sample is decoded beside other work, before anybody asks for it."""
 
 TOGETHER_SECONDS = 2.0
 """Seconds, as far as they can be foreseen, of the trial from which the duration of the run is forecast."""
@@ -55,17 +58,10 @@ class Sample:
     """[images], -1 if unknown; or sets of labels."""
     sizes: tuple[tuple[int, int], ...]
     """Width and height in pixels of each picture file before any preprocessing, as far as they are known."""
-    loaded: tuple[LoadedImage, ...]
-    """[images] what else the loader gives of each, without pixels."""
     failed: int
     """Images that could not be read; they are not in the arrays."""
-    seconds: float
-    """Duration of decoding."""
-
-    @property
-    def decoded_per_second(self) -> float:
-        """Images per second, by all threads."""
-        return (len(self.ids) + self.failed) / self.seconds
+    decoded_per_second: float
+    """Images per second, by all threads and with nothing beside them."""
 
     @property
     def are_files(self) -> bool:
@@ -81,29 +77,77 @@ class SampleReader:
         taken: images decoded so far, those that could not be read included.
     """
 
-    def __init__(self, job: Job, rows: Sequence[int], classes: int, loader: Loader) -> None:
-        """Decode nothing yet. A label of these rows of the manifest that is not one of the `classes` is unknown."""
-        self._job, self._ids, self._classes, self._loader = job, rows, classes, loader
+    def __init__(self, job: Job, rows: Sequence[int], classes: int, hands_on: bool) -> None:
+        """Decode nothing yet.
+
+        Args:
+            job: has the manifest.
+            rows: of the manifest.
+            classes: number of classes; a label that is not one of them is unknown.
+            hands_on: whether the images will be handed on to the run, which may want thumbnails.
+        """
+        self._job, self._ids, self._classes, self._hands_on = job, rows, classes, hands_on
+        self._loader = job.loader if hands_on else job.loader.without_thumbnails()
         self.rows, self.taken = len(rows), 0
-        self._seconds = 0.0
+        self._timed, self._seconds = 0, 0.0
+        self._rest: list[tuple[int, LoadedImage]] = []
+        self._ahead: Iterator[LoadedImage] | None = None
         self._good: list[tuple[int, LoadedImage]] = []  # without pixels
         self._pixels: list[NDArray[Any]] = []
 
     def read(self, count: int) -> NDArray[Any]:
         """Decode the next rows, and return the pictures that could be read, [images, …]."""
-        rows = self._ids[self.taken : self.taken + count]
-        began = time.perf_counter()
-        chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
-        stream = self._loader.stream(chunks, self._job.like, self._job.threads, 2 * self._job.threads)
-        loaded = [row for _, chunk in stream for row in chunk]
-        self._seconds += time.perf_counter() - began
-        self.taken += len(rows)
-        pixels = [row.pixels for row in loaded if row.pixels is not None]
-        self._good += [
-            (i, replace(row, pixels=None)) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None
-        ]
+        good = self._take(count)
+        pixels = [row.pixels for _, row in good if row.pixels is not None]
+        self._good += [(i, replace(row, pixels=None)) for i, row in good]
         self._pixels.append(np.stack(pixels) if pixels else np.zeros((0, *self._job.like.shape), self._job.like.dtype))
         return self._pixels[-1]
+
+    def read_ahead(self) -> bool:
+        """Begin to decode the rest beside what the caller does, if the run wants it and it is soon done.
+
+        -> whether it was begun.
+        """
+        left = self.rows - self.taken
+        if self._hands_on and left and left * self._seconds < READ_AHEAD_SECONDS * self._timed:
+            stream = self._stream(self._ids[self.taken :], -(-left // _CHUNK_ROWS))
+            self._ahead = itertools.chain([next(stream)], stream)  # a generator does nothing before it is asked
+        return self._ahead is not None
+
+    @property
+    def decode_seconds(self) -> float:
+        """Processor time that an image takes to decode; 0 without any."""
+        return sum(row.processor_seconds for _, row in self._good) / max(len(self._good), 1)
+
+    def finish(self) -> None:
+        """Wait for what is decoded ahead."""
+        if self._ahead is not None:
+            self._rest = self._take(self.rows - self.taken)
+            self._ahead = None
+
+    def ready(self) -> dict[int, LoadedImage]:
+        """Return the images that could be read, by their row."""
+        pixels = itertools.chain.from_iterable(self._pixels)
+        read = {i: replace(row, pixels=p) for (i, row), p in zip(self._good, pixels, strict=True)}
+        return read | dict(self._rest)
+
+    def _take(self, count: int) -> list[tuple[int, LoadedImage]]:
+        """Return the next rows that can be read."""
+        rows = self._ids[self.taken : self.taken + count]
+        if self._ahead is not None:
+            loaded = list(itertools.islice(self._ahead, len(rows)))
+        else:
+            began = time.perf_counter()
+            loaded = list(self._stream(rows, 2 * self._job.threads))
+            self._seconds += time.perf_counter() - began
+            self._timed += len(rows)
+        self.taken += len(rows)
+        return [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
+
+    def _stream(self, rows: Sequence[int], ahead: int) -> Generator[LoadedImage, None, None]:
+        chunks = ((None, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
+        for _, chunk in self._loader.stream(chunks, self._job.like, self._job.threads, ahead):
+            yield from chunk
 
     def sample(self) -> Sample:
         """Return what was decoded so far; the picture that all are like if none could be read."""
@@ -119,9 +163,8 @@ class SampleReader:
             pixels=self._pixels[0] if len(ids) else self._job.like[None],
             label=label,
             sizes=tuple((p.width, p.height) for _, row in self._good if (p := row.properties) is not None),
-            loaded=tuple(row for _, row in self._good),
             failed=self.taken - len(ids),
-            seconds=self._seconds,
+            decoded_per_second=self._timed / self._seconds,
         )
 
 
@@ -191,6 +234,7 @@ class Probe:
         limit: rows that go through the model at a time; fewer than asked if the device's memory was not enough.
         training: names of the modules that say they are in train mode.
         values: the range of the sample's values.
+        threads: of PyTorch; None for as many as there are.
     """
 
     def __init__(
@@ -201,6 +245,8 @@ class Probe:
         self._network = Network(module, device, job.config.precision, embeddings=False)
         self.limit = limit
         self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
+        self.threads: int | None = None
+        self._rows, self._processor_seconds = 0, 0.0
         self._timed: dict[int, list[float]] = {}
         """Seconds of each batch, by its rows."""
 
@@ -210,6 +256,12 @@ class Probe:
         warm = {rows: seconds[1:] for rows, seconds in self._timed.items() if len(seconds) > 1} or self._timed
         rows = sum(rows * len(seconds) for rows, seconds in warm.items())
         return rows / max(sum(map(sum, warm.values())), 1e-6)
+
+    def share_processors(self, decode_seconds: float) -> None:
+        """Leave processors to threads that decode from now on; a picture takes each of them so many seconds."""
+        if self._device.type == "cpu":
+            forward = self._processor_seconds / max(self._rows, 1)
+            self.threads = share_threads(torch.get_num_threads(), forward, decode_seconds)
 
     def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
         """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
@@ -236,10 +288,14 @@ class Probe:
                 size = -(-size // count_pieces(pixels[0], size))
             batch, began = pixels[start : start + size], time.perf_counter()
             start += size
-            outputs, _ = compute_outputs({0: self._network}, prepare, batch, limit or self.limit)
-            batches.append(outputs[0][0].cpu().numpy())
-            if limit is None:  # pictures of the run's own size
+            at_work = time.process_time()
+            with torch_threads(self.threads or torch.get_num_threads()):
+                outputs, _ = compute_outputs({0: self._network}, prepare, batch, limit or self.limit)
+                batches.append(outputs[0][0].cpu().numpy())
+            if limit is None and self.threads is None:  # pictures of the run's own size, and nothing beside them
                 self._timed.setdefault(len(batch), []).append(time.perf_counter() - began)
+                self._rows += len(batch)
+                self._processor_seconds += time.process_time() - at_work
         return to_task_logits(np.concatenate(batches), self._job.config.scores, self._run)[0]
 
     def logits_at(self, sides: Sides, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
