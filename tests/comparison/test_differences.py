@@ -18,9 +18,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from predboard import ImportConfig, import_predictions
 from predboard.comparison import join
+from predboard.comparison.class_mapping import ClassMapping, match_classes
 from predboard.comparison.differences import Comparison
 from predboard.comparison.flips import IDENTICAL_METHOD, Flips, worst_first
-from predboard.comparison.join import ClassMapping, JoinedRows, join_rows, match_classes
+from predboard.comparison.join import JoinedRows, join_rows
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS, PairedCounts, count_pairs, merge_counts
 from predboard.comparison.resampling import bootstrap_differences
 from predboard.metrics import calibration, registry

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from predboard import InputError
 from predboard.comparison import join
-from predboard.comparison.join import ClassMapping, JoinedRows, KeyIndex, join_rows, match_classes
+from predboard.comparison.class_mapping import ClassMapping, match_classes
+from predboard.comparison.join import JoinedRows, KeyIndex, join_rows
 from predboard.comparison.paired_counts import NEW_COLUMNS, OLD_COLUMNS
 from predboard.predictions.schema import Part, Run, hash_refs, part_schema
 from predboard.predictions.table import Predictions

@@ -9,26 +9,37 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, hamming_loss, jaccard_score
+from sklearn.metrics import average_precision_score, f1_score, hamming_loss, jaccard_score, roc_auc_score
 
 from predboard import CompareConfig, GateConfig, InputError, VisualizeConfig, compare, gate, visualize
 from predboard.cli import main
-from predboard.comparison.join import ClassMapping, JoinedRows
+from predboard.comparison.class_mapping import ClassMapping
+from predboard.comparison.join import JoinedRows
 from predboard.comparison.label_changes import choose_label_examples, empty_label_examples
 from predboard.comparison.label_differences import LabelComparison
 from predboard.comparison.methods import METHODS, Settings
 from predboard.comparison.paired_labels import PairedLabels
-from predboard.metrics.intervals import mcnemar_p, newcombe_interval
+from predboard.metrics.intervals import (
+    JACKKNIFE_OF_GROUPS,
+    grouped_half_width,
+    grouped_method,
+    mcnemar_p,
+    newcombe_interval,
+)
 from predboard.predictions.label_sets import MultiLabels
-from predboard.predictions.schema import MULTI_LABEL
+from predboard.predictions.multi_label.table import MultiLabelPredictions
+from predboard.predictions.sampling import jackknife_group
+from predboard.predictions.schema import MULTI_LABEL, hash_refs
 from predboard.state import merge
 from predboard.storage.runs import open_step
 from tests import toy
 
 RUN = dataclasses.replace(toy.MULTI_LABEL_RUN, classes=("cloud", "river", "road", "forest", "field"))
 ROWS = 400
+HALVES = slice(0, 170), slice(170, ROWS)
 
 Two = tuple[NDArray[np.float32], NDArray[np.float32], MultiLabels]
 
@@ -234,8 +245,81 @@ def test_more_than_two_runs_are_ranked_by_micro_f1(runs: Path, capsys: pytest.Ca
 def test_runs_of_other_labels_are_refused(runs: Path) -> None:
     old, _, known = two()
     toy.write_run(runs / "other", old, known, dataclasses.replace(RUN, classes=("a", "b", "c", "d", "e")))
-    with pytest.raises(InputError, match="'a' is a label of one of the runs alone"):
+    with pytest.raises(InputError, match="have no label in common, such as 'cloud' and 'a'"):
         compare(CompareConfig((runs / "old", runs / "other"), runs / "logs", map_classes=True))
+
+
+def test_runs_of_other_labels_are_compared_on_those_that_both_have(tmp_path: Path) -> None:
+    """As if both had had these labels alone; of a row where all of them are unknown nothing is known."""
+    old, new, known = two()
+    true, hidden = known.labels.mask(5), known.unknown.mask(5)
+    hidden[7, :3], true[7] = True, False
+    for name, z, columns in (("old", old, [0, 1, 2, 3]), ("new", new, [4, 2, 1, 0])):
+        run = dataclasses.replace(RUN, classes=tuple(RUN.classes[c] for c in columns))
+        labels = toy.multi_labels(true[:, columns], hidden[:, columns], known.labelled)
+        toy.write_run(tmp_path / name, z[:, columns], labels, run, shard_size=90)
+        common = [2, 1, 0]
+        run = dataclasses.replace(RUN, classes=tuple(RUN.classes[c] for c in common))
+        labels = toy.multi_labels(true[:, common], hidden[:, common], known.labelled)
+        toy.write_run(tmp_path / "plain" / name, z[:, common], labels, run)
+    with pytest.raises(InputError, match="--map-classes"):
+        compare(CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs"))
+    config = CompareConfig((tmp_path / "old", tmp_path / "new"), tmp_path / "logs", map_classes=True)
+    found = compare(config).summary
+    plain = compare(CompareConfig((tmp_path / "plain/old", tmp_path / "plain/new"), tmp_path / "logs2")).summary
+    assert found["notes"][0] == (
+        "only the 3 labels that both runs have are compared; left out: 1 label of the old run alone (forest) and "
+        "1 label of the new run alone (field), and cross-entropy, which is of all labels of a run"
+    )
+    assert plain["differences"].pop("bce")
+    same = {name: d for name, d in plain["differences"].items() if not name.startswith("slices/")}
+    assert {"average_precision_macro", "exact", "classes/road/f1"} < same.keys()
+    assert {name: found["differences"][name] for name in same} == same
+    assert (found["rows"], found["by_class"]) == (plain["rows"], plain["by_class"])
+    assert "bce" not in found["differences"]
+    rules = [{"metric": name, "max_drop": 0.5} for name in ("average_precision_macro", "classes/field/recall")]
+    gated = GateConfig(tmp_path / "new", baseline=tmp_path / "old", map_classes=True)
+    of_map, of_field = gate(gated, lambda _: None, rules).verdicts[1:]
+    assert of_map.findings[0].value == pytest.approx(same["average_precision_macro"]["difference"], abs=1e-6)
+    assert of_field.outcome != "pass"
+
+
+@pytest.mark.parametrize("patients", [False, True])
+def test_rankings_differ_as_scikit_learn_says_without_each_group_of_images(patients: bool) -> None:
+    old, new, known = two(5)
+    rows = joined((old, new, known))
+    group_of = hash_refs([f"{i // 4}" for i in range(ROWS)])
+    if patients:
+        column = rows.new.batch.append_column("group:patient", pa.array(group_of, pa.int64()))
+        rows = dataclasses.replace(rows, new=MultiLabelPredictions(column))
+    state = PairedLabels.measure(5, rows, scored_too=True)
+    halves = [PairedLabels.measure(5, joined((old, new, known), at), scored_too=True) for at in HALVES]
+    if not patients:
+        assert repr(merge(*halves).scores) == repr(merge(*halves[::-1]).scores) == repr(state.scores)
+    found = LabelComparison(state, RUN.classes)
+    true, hidden = known.labels.mask(5), known.unknown.mask(5)
+    group = jackknife_group(group_of if patients else rows.new.key)
+
+    def macro(z: NDArray[np.float32], at: NDArray[np.bool_], function: Any) -> float:
+        seen = [at & known.labelled & ~hidden[:, c] for c in range(5)]
+        return float(np.mean([function(true[rows, c], z[rows, c]) for c, rows in enumerate(seen)]))
+
+    def micro(z: NDArray[np.float32], at: NDArray[np.bool_], function: Any) -> float:
+        decided = (at & known.labelled)[:, None] & ~hidden
+        return float(function(true[decided], z[decided]))
+
+    present = sorted(set(group[known.labelled].tolist()))
+    for average, of in (("macro", macro), ("micro", micro)):
+        for name, function in (("average_precision", average_precision_score), ("auroc", roc_auc_score)):
+            d = found.overall[f"{name}_{average}"]
+            gain = [of(new, group != g, function) - of(old, group != g, function) for g in (-1, *present)]
+            exact = of(old, group >= 0, function), of(new, group >= 0, function)
+            assert (d.old, d.new) == pytest.approx(exact, abs=0.01)
+            assert d.difference == pytest.approx(gain[0], abs=0.01)
+            half, (low, high) = float(grouped_half_width(np.array(gain[1:]))), d.interval or (0, 0)
+            assert half * 0.95 < (high - low) / 2 < half * 1.25  # widened by how far binned scores may be off
+            assert d.method.startswith(grouped_method("patient") if patients else JACKKNIFE_OF_GROUPS)
+            assert found.is_paired(f"{name}_{average}")
 
 
 def test_a_label_that_differs_is_left_out(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
 import predboard
 from predboard import CompareConfig, GateConfig, ImportConfig, VisualizeConfig, compare
+from predboard.comparison.class_mapping import match_classes
 from predboard.comparison.differences import Comparison
-from predboard.comparison.join import match_classes
 from predboard.comparison.paired_counts import count_pairs
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import measure_part

@@ -11,8 +11,9 @@ from typing import Any
 
 from predboard.comparison import changes, methods, render, report
 from predboard.comparison.changes import Examples
+from predboard.comparison.class_mapping import ClassMapping, match_classes
 from predboard.comparison.differences import Comparison
-from predboard.comparison.join import ClassMapping, match_classes, refuse_row_numbers
+from predboard.comparison.join import refuse_row_numbers
 from predboard.comparison.report import Side
 from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
@@ -25,7 +26,7 @@ from predboard.metrics.slice_crosses import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
-from predboard.predictions.schema import digest_records
+from predboard.predictions.schema import MULTI_LABEL, digest_records
 from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
     Step,
@@ -234,7 +235,8 @@ def _pairs(
 def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig) -> ClassMapping:
     old, new = (sides[place] for place in pair)
     refuse_row_numbers(old.step, new.step, (old.name, new.name))
-    return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes)
+    shared = new.step.run.task == MULTI_LABEL  # on a label that one of them cannot predict nothing would be compared
+    return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes, shared)
 
 
 def _compare_pair(

@@ -64,6 +64,9 @@ class Comparison:
     groups: ClassGroups = NO_GROUPS
     """Groups of the classes of both steps."""
 
+    left_out: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Names of classes that only the old and only the new step has and that are not compared."""
+
     task: ClassVar[str] = SINGLE_LABEL
     headline: ClassVar[str] = "accuracy"
     """Metric of the verdict."""
@@ -92,6 +95,11 @@ class Comparison:
     def shares(self) -> tuple[float, float]:
         """The headline metric before and now."""
         return self.old.accuracy, self.new.accuracy
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not compared, a sentence each."""
+        return []
 
     @property
     def moved_words(self) -> str:

@@ -6,7 +6,6 @@ list of images went through two models, rows already lie side by side and stream
 are held in memory, some 150 bytes for each image, and the new ones look up theirs.
 """
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +14,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from predboard.comparison.class_mapping import ClassMapping, moved_scores, moved_sets, settled_rows
 from predboard.errors import InputError
 from predboard.predictions.arrow import as_numpy
 from predboard.predictions.digests import MANIFEST_COLUMNS
-from predboard.predictions.label_sets import LabelSets
 from predboard.predictions.schema import (
     ALL_MANIFEST_COLUMNS,
     COLUMNS,
     GROUP_PREFIX,
     LABEL_LIST,
     ROW_NUMBERS,
-    Run,
     hash_refs,
     reserved_columns,
     stored_columns,
@@ -38,25 +36,14 @@ from predboard.storage.runs import Step
 PORTION_ROWS = 2**18
 """Rows that are handed on at a time: some 24 MB of each step."""
 
+PORTION_SCORES = 2**23
+"""Scores of classes in such a portion, where they are read: 32 MB of each step."""
+
 MAX_AMBIGUOUS_SHARE = 0.01
 """Share of a step's rows that may have the key of another row with another label: more do not tell images apart."""
 
 REQUIRED_COLUMNS = frozenset({"id", "key", "label", "predicted"})
 """Columns that are always read."""
-
-
-@dataclass(frozen=True)
-class ClassMapping:
-    """The shared class names of two steps, and the place of each step's classes among them."""
-
-    names: tuple[str, ...]
-    old: NDArray[np.int64] | None = None  # [classes of the old step] places in `names`; None: as they are
-    new: NDArray[np.int64] | None = None
-
-    @property
-    def mapped(self) -> bool:
-        """Whether the two lists of classes differ."""
-        return self.old is not None
 
 
 @dataclass(frozen=True)
@@ -71,37 +58,6 @@ class JoinedRows:
     """Rows whose image is missing from the other step."""
     repeated: tuple[int, int] = (0, 0)
     """Rows of each step that share their key with another of its rows; only one portion has the counts."""
-
-
-def match_classes(old: Run, new: Run, called: tuple[str, str], by_name: bool = False) -> ClassMapping:
-    """Match the classes of two steps.
-
-    Args:
-        old, new: what the footers say.
-        called: what to call the two in a message.
-        by_name: map different lists by their names: those of the new step, then what only the old one has.
-
-    Raises InputError if the lists differ and are not to be mapped, or cannot be because a name is there twice.
-    """
-    if old.classes == new.classes:
-        return ClassMapping(new.classes)
-    if not by_name:
-        both = enumerate(itertools.zip_longest(old.classes, new.classes))
-        at, (a, b) = next((i, pair) for i, pair in both if pair[0] != pair[1])
-        descriptions = [
-            f"{'none' if name is None else repr(name)} in {side}" for name, side in ((a, called[0]), (b, called[1]))
-        ]
-        raise InputError(
-            f"the classes differ: class {at} is {descriptions[0]} and {descriptions[1]} ({len(old.classes):,} and "
-            f"{len(new.classes):,} classes); --map-classes matches them by name"
-        )
-    for run, side in ((old, called[0]), (new, called[1])):
-        if twice := next((name for name in run.classes if run.classes.count(name) > 1), None):
-            raise InputError(f"two classes of {side} are called {twice!r}, so --map-classes cannot tell them apart")
-    names = tuple(dict.fromkeys([*new.classes, *old.classes]))
-    place = {name: i for i, name in enumerate(names)}
-    old_at, new_at = (np.array([place[name] for name in run.classes], np.int64) for run in (old, new))
-    return ClassMapping(names, old_at, new_at)
 
 
 def refuse_row_numbers(old: Step, new: Step, called: tuple[str, str]) -> None:
@@ -151,11 +107,25 @@ def join_rows(
 
     Raises InputError if a part is damaged, or the folder cannot be written to.
     """
-    sides = _Side(old, columns[0], classes.old), _Side(new, columns[1], classes.new)
+    rows = _portion_rows(columns, max(len(old.run.classes), len(new.run.classes)))
+    sides = _Side(old, columns[0], classes.old, rows), _Side(new, columns[1], classes.new, rows)
     if zipped and (repeated := _alike(old, new)) is not None:
         yield from _zipped(*sides, repeated)
     else:
         yield from _sorted(*sides)
+
+
+def lie_side_by_side(old: Step, new: Step) -> bool:
+    """Return whether the parts of two steps are of the same rows of one manifest, so that they need not be sorted."""
+    parts = [[(p.part.start, p.part.stop, p.part.manifest_digest) for p in step.parts] for step in (old, new)]
+    return parts[0] == parts[1]
+
+
+def _portion_rows(columns: tuple[Collection[str], Collection[str]], classes: int) -> int:
+    """Return how many rows are handed on at a time: fewer where scores of many classes are read."""
+    if not any("logits" in of_side for of_side in columns):
+        return PORTION_ROWS
+    return min(PORTION_ROWS, max(PORTION_SCORES // classes, 2**10))
 
 
 def refuse_ambiguous_keys(key: NDArray[np.int64], label: NDArray[np.integer[Any]], step: Step) -> None:
@@ -174,8 +144,10 @@ def refuse_ambiguous_keys(key: NDArray[np.int64], label: NDArray[np.integer[Any]
 class _Side:
     """The rows of one step, in the order of their ids."""
 
-    def __init__(self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None) -> None:
-        self.step, self._place = step, place
+    def __init__(
+        self, step: Step, columns: Collection[str], place: NDArray[np.int64] | None, portion_rows: int
+    ) -> None:
+        self.step, self._place, self._portion_rows = step, place, portion_rows
         schema = read_part_schema(step.parts[0])
         wanted, reserved = stored_columns(step.run, {*columns, *REQUIRED_COLUMNS}), reserved_columns(step.run.task)
         self.of_labels = sorted(stored_columns(step.run, {"key", "label"}))
@@ -186,7 +158,7 @@ class _Side:
             or f.name.startswith(GROUP_PREFIX)
             or (ALL_MANIFEST_COLUMNS in wanted and f.name not in reserved and _plain(f))
         ]
-        self.schema = pa.schema([_flat(schema.field(name)) for name in self._names])
+        self.schema = pa.schema([_flat(schema.field(name), self._order) for name in self._names])
 
     def rows(self, batch: pa.RecordBatch) -> Predictions:
         """Return a batch as rows of the step's task."""
@@ -199,13 +171,20 @@ class _Side:
                 yield self._conformed(rows.batch, part.name)
 
     def portions(self) -> Iterator[pa.RecordBatch]:
-        """Yield `PORTION_ROWS` rows at a time, fewer at the end."""
-        return rebatch(self.batches(), self.schema)
+        """Yield as many rows at a time as the constructor was given, fewer at the end."""
+        return rebatch(self.batches(), self.schema, self._portion_rows)
+
+    @property
+    def _order(self) -> NDArray[np.int64] | None:
+        """Which of the step's classes is at each place of the shared names, [names]; None: as they are."""
+        if self._place is None:
+            return None
+        return np.argsort(self._place)[int((self._place < 0).sum()) :]
 
     def _conformed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         if self._place is None and batch.schema.equals(self.schema):
             return batch
-        columns = []
+        columns, order = [], self._order
         for field in self.schema:
             if field.name not in batch.schema.names:
                 raise InputError(
@@ -218,20 +197,19 @@ class _Side:
                 at = as_numpy(column, -1)
                 column = pa.array(self._place[at].astype(np.int32), pa.int32(), mask=at < 0)
             elif field.type == LABEL_LIST and self._place is not None:
-                column = _moved_sets(column, self._place)
+                column = moved_sets(column, self._place)
+            elif field.name == "logits" and order is not None:
+                column = moved_scores(column, order, field.type)
             if column.type != field.type:
                 raise InputError(
                     f"column {field.name} of {where} is {column.type} and {field.type} in other parts: re-run the "
                     "command that wrote it"
                 )
             columns.append(column)
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
-
-
-def _moved_sets(lists: pa.Array, place: NDArray[np.int64]) -> pa.Array:
-    """Return sets of labels with each label at its place in another list of classes."""
-    sets = LabelSets.from_arrow(lists)
-    return LabelSets.from_pairs(sets.row, place[sets.label], len(sets)).to_arrow(np.asarray(lists.is_valid()))
+        batch = pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        if self._place is None or (self._place >= 0).all():
+            return batch
+        return settled_rows(batch, int((self._place >= 0).sum()))
 
 
 def _plain(field: pa.Field) -> bool:
@@ -241,8 +219,10 @@ def _plain(field: pa.Field) -> bool:
     return not (pa.types.is_nested(kind) or binary or pa.types.is_fixed_size_binary(kind))
 
 
-def _flat(field: pa.Field) -> pa.Field:
-    """Return the field with plain values instead of a dictionary."""
+def _flat(field: pa.Field, order: NDArray[np.int64] | None = None) -> pa.Field:
+    """Return the field with plain values instead of a dictionary, and scores of as many classes as `order` has."""
+    if field.name == "logits" and order is not None:
+        return pa.field("logits", pa.list_(pa.float32(), len(order)))
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if field.name in COLUMNS and not pa.types.is_nested(kind):  # lists of logits have the length of this run
         kind, nullable, _ = COLUMNS[field.name]
@@ -265,17 +245,17 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
 
 
-def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows, `PORTION_ROWS` at a time and fewer at the end."""
+def rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema, portion_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows, so many at a time and fewer at the end."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
         held.append(batch)
         rows += len(batch)
-        while rows >= PORTION_ROWS:
+        while rows >= portion_rows:
             whole = concat_batches(held, schema)
-            yield whole.slice(0, PORTION_ROWS)
-            held, rows = [whole.slice(PORTION_ROWS)], rows - PORTION_ROWS
+            yield whole.slice(0, portion_rows)
+            held, rows = [whole.slice(portion_rows)], rows - portion_rows
     if rows:
         yield concat_batches(held, schema)
 
@@ -292,8 +272,7 @@ def _alike(old: Step, new: Step) -> int | None:
     The digests of the manifest's rows tell; the keys are compared nevertheless, because they may be of different
     columns.
     """
-    parts = [[(p.part.start, p.part.stop, p.part.manifest_digest) for p in step.parts] for step in (old, new)]
-    if parts[0] != parts[1]:
+    if not lie_side_by_side(old, new):
         return None
     keys = [np.zeros(0, np.int64)]
     for a, b in _side_by_side(_keys(old), _keys(new)):

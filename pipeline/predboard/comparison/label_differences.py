@@ -4,7 +4,8 @@ Intervals of what many labels decide leave out groups of images, both steps at o
 image together; those of a single label are as of a class. What both get right, or both get wrong, cancels out.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from predboard.metrics.counts import Margins
 from predboard.metrics.intervals import (
     JACKKNIFE_OF_GROUPS,
     NEWCOMBE,
+    WIDENED,
     Floats,
     grouped_half_width,
     grouped_method,
@@ -29,8 +31,22 @@ from predboard.metrics.intervals import (
 )
 from predboard.metrics.metric_spec import MetricSpec
 from predboard.metrics.multi_label.label_counts import EXACT, LabelCountMetrics, LabelMargins
-from predboard.metrics.multi_label.label_metrics import mean_loss, of_margins
+from predboard.metrics.multi_label.label_histograms import LabelHistograms
+from predboard.metrics.multi_label.label_metrics import macro_without, mean_loss, micro_without, of_margins
+from predboard.metrics.score_histograms import mean_of_defined
 from predboard.predictions.schema import MULTI_LABEL, SINGLE_LABEL
+
+_IS = ("are", "is")
+
+Without = Callable[[LabelHistograms, NDArray[np.bool_], str], Floats]
+
+RANKINGS: Mapping[str, tuple[str, str, Without]] = {
+    "average_precision_macro": ("average_precision", "average_precision_of_both_kinds", macro_without),
+    "average_precision_micro": ("average_precision", "average_precision_micro", micro_without),
+    "auroc_macro": ("auroc", "auroc", macro_without),
+    "auroc_micro": ("auroc", "auroc_micro", micro_without),
+}
+"""Metrics that rank the images by the logits of labels: what is computed, of which labels, and without each group."""
 
 _OF_CLASS = ("precision", "recall", "f1")
 
@@ -83,12 +99,32 @@ class LabelComparison(Comparison):
     }
 
     def is_paired(self, name: str) -> bool:
-        """Return whether a metric follows from the decisions: not if it ranks labels or images by their logits."""
+        """Return whether a metric follows from the decisions, or ranks images by the logits of labels."""
         spec = registry.find(name, MULTI_LABEL)
         if spec is None:
             return False
+        if spec.name in RANKINGS:
+            return bool(self.state.scores.states)
         paired = {"exact", "slices/*/accuracy", *(f"classes/*/{of_class}" for of_class in _OF_CLASS)}
         return spec.name in paired or self._function(spec) is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not compared, a sentence each."""
+        notes = []
+        if any(self.left_out):
+            sides = " and ".join(
+                f"{plural(len(names), 'label')} of the {side} run alone ({_first(names)})"
+                for names, side in zip(self.left_out, ("old", "new"), strict=True)
+                if names
+            )
+            notes.append(
+                f"only the {plural(len(self.names), 'label')} that both runs have {_IS[len(self.names) == 1]} "
+                f"compared; left out: {sides}, and cross-entropy, which is of all labels of a run"
+            )
+        if not self.state.scores.states and self.rows:
+            notes.append("mAP and AUROC are not compared: a run has no scores, or too many to sort by image in memory")
+        return notes
 
     @property
     def rows(self) -> int:
@@ -210,6 +246,9 @@ class LabelComparison(Comparison):
         for spec in registry.rows("overall", task=MULTI_LABEL):
             if spec.name == "exact":
                 differences["exact"] = self._exact(spec)
+            elif spec.name in RANKINGS and self.state.scores.states:
+                if difference := self._ranking(spec):
+                    differences[spec.name] = difference
             elif (function := self._function(spec)) is not None:
                 old, new = float(function(self.old.margins)), float(function(self.new.margins))
                 if not np.isnan(old) and not np.isnan(new):
@@ -220,8 +259,9 @@ class LabelComparison(Comparison):
 
     def _function(self, spec: MetricSpec) -> Callable[[LabelMargins], Floats] | None:
         """Return how a metric follows from margins; None if it does not, or if a loss is beyond what is summed."""
-        if spec.name == "bce":
-            return None if self.state.before.cut_losses or self.state.now.cut_losses else mean_loss
+        if spec.name == "bce":  # the losses are of all labels of a run
+            cut = self.state.before.cut_losses or self.state.now.cut_losses
+            return None if cut or any(self.left_out) else mean_loss
         compute: Any = spec.compute
         is_of_margins = isinstance(compute, partial) and compute.func is of_margins and spec.better != "neither"
         return compute.keywords["function"] if is_of_margins else None
@@ -229,6 +269,25 @@ class LabelComparison(Comparison):
     def _half_width(self, function: Callable[[LabelMargins], Floats]) -> Floats:
         """Return half widths of the difference of what follows from margins."""
         return grouped_half_width(function(self.new.margins_without) - function(self.old.margins_without))
+
+    def _ranking(self, spec: MetricSpec) -> Difference | None:
+        """Return the difference of AUROC or average precision; None where it is undefined.
+
+        The interval leaves out one group after the other from both steps at once; the bounds of both are added in
+        squares.
+        """
+        name, of_labels, without = RANKINGS[spec.name]
+        sides = [self.state.scores.states[side] for side in ("old", "new")]
+        values, bounds = (
+            [mean_of_defined(np.atleast_1d(getattr(getattr(side, of_labels), figure))) for side in sides]
+            for figure in ("value", "bound")
+        )
+        if np.isnan(values).any():
+            return None
+        old, new = (without(side, self.new.present, name) for side in sides)
+        wide, gain = math.hypot(float(grouped_half_width(new - old)), *bounds), values[1] - values[0]
+        ends = (max(gain - wide, -1.0), min(gain + wide, 1.0)) if wide > 0 else None  # nan is not above 0
+        return self._difference(spec, values[0], values[1], ends)
 
     def _exact(self, spec: MetricSpec) -> Difference:
         fixed, broken = self.fixed_broken
@@ -254,13 +313,14 @@ class LabelComparison(Comparison):
         """Return a difference; where both steps predict the same for every image it is certain."""
         method = ""
         if ends:
-            method = JACKKNIFE_OF_GROUPS
+            widened = WIDENED if spec.name in RANKINGS else ""
+            method = JACKKNIFE_OF_GROUPS + widened
             if spec.group == "classes":
                 method = registry.require(spec.name, SINGLE_LABEL).paired
             elif spec.group == "slices" or spec.name == "exact":
                 method = NEWCOMBE
             if self.group_column:
-                method = grouped_method(self.group_column)
+                method = grouped_method(self.group_column, widened)
         gain = new - old if gain is None else gain
         difference = Difference(old, new, gain, ends, self.rows if rows is None else rows, spec.definition, method)
         if self.state.identical:
@@ -271,3 +331,8 @@ class LabelComparison(Comparison):
 def _right_share(m: LabelMargins) -> Floats:
     """Return the share of right decisions on each label, [..., classes]."""
     return np.asarray(1 - (m.support + m.predictions - 2 * m.hits) / np.maximum(m.known, 1))
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return a few of the names for a message."""
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)

@@ -8,8 +8,9 @@ from PIL import Image
 
 from predboard.comparison import changes, label_changes, pages, paired_counts, paired_labels
 from predboard.comparison.changes import ChangesTable, Examples
+from predboard.comparison.class_mapping import ClassMapping
 from predboard.comparison.differences import Comparison
-from predboard.comparison.join import ClassMapping, join_rows
+from predboard.comparison.join import join_rows
 from predboard.comparison.label_differences import LabelComparison
 from predboard.comparison.label_pages import LABEL_VIEWS, labels_csv
 from predboard.comparison.paired_counts import PairedCounts, count_pairs
@@ -105,37 +106,26 @@ def _draw_classes(
 # --- several labels ---
 
 
-def _refuse_other_labels(old: Step, new: Step) -> None:
-    """Raise InputError unless both steps have the same labels, in any order.
-
-    On a label that one of them cannot predict nothing would be compared.
-    """
-    if other := sorted(set(old.run.classes) ^ set(new.run.classes)):
-        raise InputError(
-            f"{other[0]!r} is a label of one of the runs alone ({len(old.run.classes):,} and {len(new.run.classes):,} "
-            "labels); expected the same labels, in any order"
-        )
-
-
 def _compare_labels(old: Step, new: Step, classes: ClassMapping, settings: Settings, kinds: bool) -> Comparison:
-    _refuse_other_labels(old, new)
-    return LabelComparison(count_label_pairs(old, new, classes, kinds, settings.crosses), classes.names)
+    state = count_label_pairs(old, new, classes, kinds, settings.crosses)
+    return LabelComparison(state, classes.names, left_out=classes.left_out)
 
 
 def _labels_in_full(
     old: Step, new: Step, classes: ClassMapping, settings: Settings, file: Path
 ) -> tuple[Comparison, Examples]:
-    _refuse_other_labels(old, new)
     size = len(classes.names)
     state, examples = PairedLabels.zero(size), label_changes.empty_label_examples()
-    columns = paired_labels.OLD_COLUMNS | changes.COLUMNS, paired_labels.NEW_COLUMNS | changes.COLUMNS
+    scored = paired_labels.columns_of_ranks(old, new)
+    more = changes.COLUMNS | scored
+    columns = paired_labels.OLD_COLUMNS | more, paired_labels.NEW_COLUMNS | more
     table = label_changes.LabelChangesTable(classes.names, new.manifest_rows)
     for rows in join_rows(old, new, classes, columns):
-        state = merge(state, PairedLabels.measure(size, rows, settings.crosses))
+        state = merge(state, PairedLabels.measure(size, rows, settings.crosses, bool(scored)))
         examples = merge(examples, label_changes.choose_label_examples(rows))
         table.add(rows)
     table.write(file)
-    return LabelComparison(state, classes.names), examples
+    return LabelComparison(state, classes.names, left_out=classes.left_out), examples
 
 
 def _draw_labels(

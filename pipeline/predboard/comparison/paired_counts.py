@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.comparison.class_mapping import ClassMapping
+from predboard.comparison.join import REQUIRED_COLUMNS, JoinedRows, join_rows
 from predboard.comparison.two_class_scores import Runs, columns_of_scores, count_scores, no_scores, scored_runs
 from predboard.metrics import slices
 from predboard.metrics.counts import CountMetrics, Margins
@@ -180,7 +181,7 @@ def count_pairs(old: Step, new: Step, classes: ClassMapping, kinds: bool = True,
 
     Args:
         old, new: the steps.
-        classes: from `join.match_classes`.
+        classes: from `match_classes`.
         kinds: whether slices are wanted.
         crosses: columns whose values are crossed.
 

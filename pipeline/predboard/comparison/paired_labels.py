@@ -5,15 +5,19 @@ decisions. Counts are kept by the 20 groups of images, so that intervals keep th
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from predboard.comparison.join import REQUIRED_COLUMNS, ClassMapping, JoinedRows, join_rows
+from predboard.comparison.class_mapping import ClassMapping
+from predboard.comparison.join import REQUIRED_COLUMNS, JoinedRows, join_rows, lie_side_by_side
 from predboard.metrics import slices
+from predboard.metrics.grouped import no_groups
+from predboard.metrics.multi_label import label_histograms
 from predboard.metrics.multi_label.label_counts import LabelCounts
+from predboard.metrics.multi_label.label_histograms import LabelHistograms
 from predboard.metrics.slice_crosses import Crosses
 from predboard.metrics.slices import SliceSums, empty_slices, measure_slices
 from predboard.predictions.label_sets import LabelSets
@@ -21,12 +25,15 @@ from predboard.predictions.multi_label.table import MultiLabelPredictions
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
 from predboard.predictions.schema import GROUP_PREFIX, MULTI_LABEL, Run
 from predboard.predictions.table import Predictions
-from predboard.state import merge, summed
+from predboard.state import StatesByName, merge, summed
 from predboard.storage.runs import Step
 
 OLD_COLUMNS = REQUIRED_COLUMNS | {"confidence", "loss", "digest"}
 NEW_COLUMNS = OLD_COLUMNS | slices.COLUMNS
 """Columns that `PairedLabels.measure` reads from the two steps; slices are those of the new one."""
+
+MAX_HELD_SCORES = 2**28
+"""Scores of the old step that may be held in memory, 1 GB: with more, how labels rank images is not compared."""
 
 LOST, GAINED, DROPPED, ADDED = range(4)
 """Places in `PairedLabels.moved`."""
@@ -76,6 +83,7 @@ class PairedLabels:
     scored: np.int64 = summed()  # of both: with logits in both
     agreed: np.int64 = summed()  # of scored: the same labels predicted
     same: np.int64 = summed()  # of scored: labels, confidence and loss are the same to the last bit
+    scores: StatesByName = field(default_factory=no_groups)  # `LabelHistograms` of the compared rows, "old" and "new"
 
     @classmethod
     def zero(cls, classes: int) -> "PairedLabels":
@@ -85,8 +93,15 @@ class PairedLabels:
         return cls(none, none, empty_slices(), moved, np.zeros(2, np.int64), *[np.int64(0)] * 13)
 
     @classmethod
-    def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = ()) -> "PairedLabels":
-        """Return the counts of these rows alone, of so many classes; `crosses` are columns whose values are crossed."""
+    def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = (), scored_too: bool = False) -> "PairedLabels":
+        """Return the counts of these rows alone.
+
+        Args:
+            classes: how many labels there are.
+            rows: of both steps.
+            crosses: columns whose values are crossed.
+            scored_too: whether how labels rank the images is compared, which needs logits.
+        """
         old, new = as_sets(rows.old), as_sets(rows.new)
         run, at = _run(classes), is_comparable(old, new)
         scored = old.is_scored & new.is_scored
@@ -121,6 +136,11 @@ class PairedLabels:
             scored=np.int64(scored.sum()),
             agreed=np.int64(agreed.sum()),
             same=np.int64((agreed & (old.confidence == new.confidence) & losses).sum()),
+            scores=StatesByName(
+                {"new": LabelHistograms.measure(run, now), "old": LabelHistograms.measure(run, before)}
+                if scored_too
+                else {}
+            ),
         )
 
     @property
@@ -165,11 +185,19 @@ def count_label_pairs(
     old: Step, new: Step, classes: ClassMapping, kinds: bool = True, crosses: Crosses = ()
 ) -> PairedLabels:
     """Count the rows of two steps, reading them once; see `paired_counts.count_pairs`."""
-    columns = OLD_COLUMNS, NEW_COLUMNS if kinds else OLD_COLUMNS
+    scored = columns_of_ranks(old, new)
+    columns = OLD_COLUMNS | scored, (NEW_COLUMNS if kinds else OLD_COLUMNS) | scored
     size = len(classes.names)
-    return merge_labels(
-        size, (PairedLabels.measure(size, rows, crosses) for rows in join_rows(old, new, classes, columns))
-    )
+    joined = join_rows(old, new, classes, columns)
+    return merge_labels(size, (PairedLabels.measure(size, rows, crosses, bool(scored)) for rows in joined))
+
+
+def columns_of_ranks(old: Step, new: Step) -> frozenset[str]:
+    """Return what is read of both steps to compare how labels rank the images; nothing if that would not fit."""
+    if not (old.run.has_scores and new.run.has_scores):
+        return frozenset()
+    fits = lie_side_by_side(old, new) or old.rows * len(old.run.classes) <= MAX_HELD_SCORES
+    return label_histograms.COLUMNS if fits else frozenset()
 
 
 def merge_labels(classes: int, states: Iterable[PairedLabels]) -> PairedLabels:

@@ -77,7 +77,7 @@ def verdict_sentence(comparison: Comparison, old: str, new: str) -> str:
 
 def notes(comparison: Comparison, old: Side, new: Side) -> list[str]:
     """Return what a reader should know before believing the numbers, most severe first."""
-    s, lines = comparison.state, []
+    s, lines = comparison.state, comparison.notes
     for side in (old, new):
         missing = side.step.manifest_rows - side.step.rows
         if missing:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from predboard.comparison.join import match_classes, refuse_row_numbers
+from predboard.comparison.class_mapping import match_classes
+from predboard.comparison.join import refuse_row_numbers
 from predboard.composition.alignment import Alignment, align
 from predboard.composition.inputs import NamedStep, open_runs
 from predboard.composition.new_step import CompositionResult, NewStep, RowGroup, check_out, count_rows, source_facts

@@ -33,7 +33,8 @@ class CompareConfig(GroupedAmendConfig):
     """CSV file of groups of the classes: class, level 1, level 2, …; its header names the levels (docs/groups.md)."""
 
     map_classes: bool = False
-    """Match classes by name when the two runs list different classes, or in a different order."""
+    """Match classes by name when the two runs list different classes, or in a different order; of several labels those
+    count that both have."""
 
     positive: str | None = None
     """Name of the positive one of two classes. Default: as the predictions record it, else the second."""

@@ -58,7 +58,8 @@ class GateConfig(GroupedAmendConfig):
     """Test the rows that exist, although some are missing; otherwise missing rows fail the gate."""
 
     map_classes: bool = False
-    """Match classes by name when the two runs list different classes, or in a different order."""
+    """Match classes by name when the two runs list different classes, or in a different order; of several labels those
+    count that both have."""
 
     slice: tuple[tuple[str, ...], ...] = ()
     """Edges at which a column of numbers is cut for rules on its slices: cloud=0,10,50,100; may be repeated. What rules

@@ -149,6 +149,12 @@ class LabelHistograms:
         """[classes] average precision of each label; nan for a label that no image has."""
         return average_precision(self.true, self.every)
 
+    @property
+    def average_precision_of_both_kinds(self) -> Estimate:
+        """[classes] average precision of each label; nan where no image has it or all have."""
+        ap, some = self.average_precision, ~np.isnan(self.auroc.value)
+        return Estimate(np.where(some, ap.value, np.nan), np.where(some, ap.bound, np.nan))
+
     @cached_property
     def auroc_micro(self) -> Estimate:
         """Area under the ROC curve of all decisions."""

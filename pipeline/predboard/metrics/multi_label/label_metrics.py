@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from predboard.metrics.delete_one import aurc_half_width
 from predboard.metrics.intervals import WIDENED, Floats, grouped_half_width, grouped_method, wilson_interval
 from predboard.metrics.multi_label.label_counts import EMPTY, EXACT, F1, IMAGES, JACCARD, KNOWN, LOSS, LabelMargins
+from predboard.metrics.multi_label.label_histograms import LabelHistograms
 from predboard.metrics.multi_label.label_ranks import BRIER, COVERAGE, LRAP, ONE_ERROR, RANKABLE, RANKING_LOSS
 from predboard.metrics.multi_label.label_state import LabelCountState, LabelState
 from predboard.metrics.multi_label.label_temperature import LabelCalibrationEvidence
@@ -193,13 +194,7 @@ def auroc_macro(state: LabelState) -> Metric | None:
 
 def average_precision_macro(state: LabelState) -> Metric | None:
     """Return the mean average precision over the labels that some images have and some have not."""
-    return _mean_of_labels(state, "average_precision", both_kinds(state))
-
-
-def both_kinds(state: LabelState) -> Estimate:
-    """Return the average precision of each label, nan where no image has it or all have."""
-    ap, some = state.histograms.average_precision, ~np.isnan(state.histograms.auroc.value)
-    return Estimate(np.where(some, ap.value, np.nan), np.where(some, ap.bound, np.nan))
+    return _mean_of_labels(state, "average_precision", state.histograms.average_precision_of_both_kinds)
 
 
 def auroc_micro(state: LabelState) -> Metric | None:
@@ -221,18 +216,27 @@ def _rankings(name: str, true: NDArray[np.int64], every: NDArray[np.int64]) -> F
 
 
 def _mean_of_labels(state: LabelState, name: str, of_labels: Estimate) -> Metric | None:
-    true, every = state.histograms.grouped
-    t, e = true.sum(axis=0, dtype=np.int64), every.sum(axis=0, dtype=np.int64)
-    groups = np.flatnonzero(state.metrics.present).tolist()
-    without = np.array([mean_of_defined(_rankings(name, t - true[g], e - every[g])) for g in groups])
+    without = macro_without(state.histograms, state.metrics.present, name)
     return _estimated(state, mean_of_defined(of_labels.value), mean_of_defined(of_labels.bound), without)
 
 
 def _pooled(state: LabelState, name: str, estimate: Estimate) -> Metric | None:
-    true, every = (grouped.sum(axis=1, dtype=np.int64) for grouped in state.histograms.grouped)  # [groups, coarse]
-    present = state.metrics.present
-    without = _rankings(name, true.sum(axis=0) - true[present], every.sum(axis=0) - every[present])
+    without = micro_without(state.histograms, state.metrics.present, name)
     return _estimated(state, float(estimate.value), float(estimate.bound), without)
+
+
+def macro_without(histograms: LabelHistograms, present: NDArray[np.bool_], name: str) -> Floats:
+    """Return `auroc` or `average_precision`, mean over labels, without each of the groups present, [present]."""
+    true, every = histograms.grouped
+    t, e = true.sum(axis=0, dtype=np.int64), every.sum(axis=0, dtype=np.int64)
+    groups = np.flatnonzero(present).tolist()
+    return np.array([mean_of_defined(_rankings(name, t - true[g], e - every[g])) for g in groups])
+
+
+def micro_without(histograms: LabelHistograms, present: NDArray[np.bool_], name: str) -> Floats:
+    """Return `auroc` or `average_precision` of all decisions without each of the groups present, [present]."""
+    true, every = (grouped.sum(axis=1, dtype=np.int64) for grouped in histograms.grouped)  # [groups, coarse]
+    return _rankings(name, true.sum(axis=0) - true[present], every.sum(axis=0) - every[present])
 
 
 def _estimated(state: LabelState, value: float, bound: float, without: Floats) -> Metric | None:
