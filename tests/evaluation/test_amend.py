@@ -459,6 +459,32 @@ def with_patients(folder: Path, values: list[Any] | None = None) -> Path:
     return folder
 
 
+def test_hours_of_two_digits_are_texts_but_where_they_are_cut_at_edges(tmp_path: Path) -> None:
+    lines = [f"{ref(row)},{f'{row % 24:02}' if row % 7 else ''},{row % 2}x" for row in range(50)]
+    file, run = columns_file(tmp_path, "\n".join(["image,hour,kind", *lines, ""])), write(tmp_path / "run")
+    options: dict[str, Any] = {"columns": file, "slice": (("hour=0", "6", "12", "23"), ("kind", "hour"))}
+    visualize(VisualizeConfig((run,), tmp_path / "logs", thumbnails="never", **options), lambda _: None)
+    rows = pd.read_parquet(tmp_path / "logs/run/rows.parquet")
+    rows = rows[rows.hour.fillna("") != ""]
+    assert set(rows.hour) == {f"{row % 24:02}" for row in range(50) if row % 7}
+    counted = rows.dropna(subset=["label", "predicted"])
+    steps = json.loads((tmp_path / "logs/run/summary.json").read_text())["steps"]["0"]
+    right = counted.label == counted.predicted
+    cut = pd.cut(counted.hour.astype(int), [0, 6, 12, 23], right=False, labels=["0 to 6", "6 to 12", "12 to 23"])
+    cut[counted.hour == "23"] = "12 to 23"
+    for name, expected in right.groupby(cut, observed=True).mean().items():
+        assert steps[f"slices/hour {name}/accuracy"]["value"] == pytest.approx(expected)
+    assert any(name.startswith("slices/kind=0x & hour 6 to 12/") for name in steps)
+    assert not any(name.startswith("slices/hour=") for name in steps)
+    rules = [{"metric": "slices/hour 0 to 6/accuracy", "min": 0.0}]
+    assert gate(GateConfig(run, **options), lambda _: None, rules).outcome == "pass"
+    with pytest.raises(InputError, match="column 'kind' holds texts, such as '0x'; edges cut numbers and digits"):
+        gate(GateConfig(run, columns=file, slice=(("kind=0", "1"),)), lambda _: None, rules)
+    visualize(VisualizeConfig((run,), tmp_path / "uncut", thumbnails="never", columns=file), lambda _: None)
+    steps = json.loads((tmp_path / "uncut/run/summary.json").read_text())["steps"]["0"]
+    assert "slices/hour=06/accuracy" in steps
+
+
 def test_columns_may_be_joined_by_one_that_the_run_has(tmp_path: Path) -> None:
     run = with_patients(tmp_path / "run")
     file = columns_file(tmp_path, "patient,age\n000,50\n003,64\n777,1\n")

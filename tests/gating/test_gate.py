@@ -602,6 +602,9 @@ def test_predictions_may_lie_in_storage(run: Path, tmp_path: Path) -> None:
     assert predboard.gate(str(there), rules, copied(files, run, "gate/new")) == expected
     with pytest.raises(InputError, match="fake://gate/none"):
         predboard.gate("fake://gate/none", rules, run)
+    files.pipe_file("/gate/rules.toml", b'[[rule]]\nmetric = "accuracy"\nmin = 0.5\nmax_drop = 0.02\n')
+    assert main.run(["gate", str(there), "--rules", "fake://gate/rules.toml", "--baseline", str(run)]) == 1
+    assert main.run(["gate", str(there), "--rules", "fake://gate/rule.toml"]) == 2
 
 
 # A first file of rules.

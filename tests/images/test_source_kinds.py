@@ -11,8 +11,9 @@ from predboard.errors import InputError
 from predboard.images.class_names import read_classes
 from predboard.images.sources import open_source, read
 from predboard.inference.infer import infer
+from predboard.storage.remote import RemotePath
 from predboard.storage.runs import open_predictions
-from tests import toy
+from tests import fake_storage, toy
 from tests.images.sources.pictures import files
 from tests.images.sources.test_parquet import hugging_face
 from tests.images.sources.test_table import write_list
@@ -42,6 +43,10 @@ def test_class_names_from_a_file(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "c.json") == ("x", "y")
     (tmp_path / "bom.txt").write_text("a\nb\n", "utf-8-sig")
     assert read_classes(tmp_path / "bom.txt") == ("a", "b")
+    fake_storage.empty().pipe_file("/names/c.json", b'["x", "y"]')
+    assert read_classes(RemotePath("fake://names/c.json")) == ("x", "y")
+    with pytest.raises(InputError, match=r"cannot read fake://names/d\.json"):
+        read_classes(RemotePath("fake://names/d.json"))
     (tmp_path / "nested.json").write_text("[" * 9_000)
     for name, content in (("map.json", '{"b": 1, "a": 0}'), ("one.json", "5"), ("deep.json", '[["n1", "cat"]]')):
         (tmp_path / name).write_text(content)

@@ -78,7 +78,8 @@ def ends(rows: Predictions) -> dict[str, tuple[float, float, float]]:
     found = {name: (m.value, *(m.interval or (np.nan, np.nan))) for name, m in whole.items()}
     columns = class_columns(state)
     for name in ("average_precision", "auroc"):
-        found[name] = tuple(float(n[1]) for n in (columns[name].value, columns[name].lower, columns[name].upper))
+        c = columns[name]
+        found[name] = float(c.value[1]), float(c.lower[1]), float(c.upper[1])
     return found
 
 

@@ -19,10 +19,10 @@ from predboard.config import CompareConfig
 from predboard.drawing.canvas import HEIGHT_PX, WIDTH_PX
 from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
+from predboard.evaluation.sliced_columns import check_sliced_columns
 from predboard.formatting import plural, shared_start
 from predboard.images import decode
 from predboard.metrics.class_groups import ClassGroups, groups_of
-from predboard.metrics.slice_crosses import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
@@ -31,8 +31,6 @@ from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
     Step,
     distinct_names,
-    list_manifest_columns,
-    list_numeric_columns,
     open_run,
     read_values,
 )
@@ -106,8 +104,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
             return CompareResult(name, folder, current, summary["verdict"], summary, 0, unchanged=True)
     sides, amended = _amend(sides, amendments)
     if config.slice:
-        last = sides[-1].step
-        check_crosses(config.slice, list_manifest_columns(last), list_numeric_columns(last))
+        check_sliced_columns(config.slice, sides[-1].step)
 
     rows = sum(side.step.rows for side in sides)
     which = plural(len(classes), "pair") if all_ else "each with the first and with the most accurate"

@@ -16,7 +16,7 @@ class GateConfig(GroupedAmendConfig):
     predictions: AnyPath | None = field(default=None, metadata=POSITIONAL)
     """Folder that `predboard infer` wrote."""
 
-    rules: Path | None = None
+    rules: AnyPath | None = None
     """TOML file with a table [[rule]] for each rule; see docs/gates.md and --suggest."""
 
     baseline: AnyPath | None = None

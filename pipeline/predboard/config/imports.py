@@ -73,7 +73,7 @@ class ImportConfig(TaskConfig):
     More is refused before it is read; .npy, .csv (in UTF-8, without blank rows) and the scores of a .parquet are read
     in pieces."""
 
-    classes: Path | None = None
+    classes: AnyPath | None = None
     """File with the class names in the order of the scores, one per line. Images whose label is not in the list are
     treated as unlabelled; with --task multi-label such labels are refused."""
 

@@ -45,7 +45,7 @@ class DataConfig(Config):
     limit: int | None = None
     """Use only N images, spread evenly over the data by the hash of their keys."""
 
-    classes: Path | None = None
+    classes: AnyPath | None = None
     """File with the class names in the order of the model's outputs, one per line. Images whose label is not in the
     list are treated as unlabelled; with --task multi-label such labels are refused."""
 

@@ -23,6 +23,7 @@ from predboard.config import GateConfig
 from predboard.errors import InputError
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.measure import States, measure_run
+from predboard.evaluation.sliced_columns import check_sliced_columns
 from predboard.formatting import plural
 from predboard.gating.evaluate import BaselineChange, GateResult, RuleResult, check_complete, evaluate_rule, match_names
 from predboard.gating.printed_report import PrintedReport, read_report
@@ -38,7 +39,7 @@ from predboard.metrics.intervals import INDEPENDENT, independent_interval
 from predboard.metrics.metric_spec import Direction
 from predboard.metrics.multi_label.label_counts import LabelCounts, LabelCountsPanel
 from predboard.metrics.registry import pattern_of
-from predboard.metrics.slice_crosses import Crosses, check_crosses, crosses_in
+from predboard.metrics.slice_crosses import Crosses, crosses_in
 from predboard.panels import HasMetrics, Panel
 from predboard.parallel.executor import Executor
 from predboard.parallel.pool import ProcessPool
@@ -50,8 +51,6 @@ from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import (
     Step,
-    list_manifest_columns,
-    list_numeric_columns,
     list_step_numbers,
     open_run,
     open_step,
@@ -143,7 +142,7 @@ def gate(
         if old is not None and rule.max_drop is not None:
             _refuse_absent(old, rule.metric)
     if config.slice:
-        check_crosses(config.slice, list_manifest_columns(step), list_numeric_columns(step))
+        check_sliced_columns(config.slice, step)
     crosses = (*config.slice, *crosses_in(rule.metric for rule in rules))
     positive = with_positive(step.run, config.positive).positive_class
     new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive, groups)

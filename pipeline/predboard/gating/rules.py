@@ -15,7 +15,7 @@ from predboard.formatting import nearest_names
 from predboard.metrics import registry
 from predboard.metrics.registry import pattern_of
 from predboard.near_paths import did_you_mean_path
-from predboard.storage.paths import read_small_text
+from predboard.storage.paths import AnyPath, read_small_text
 
 Bound = Literal["lower", "upper", "point"]
 
@@ -68,11 +68,11 @@ class Rule:
 RULE_KEYS = tuple(field.name for field in fields(Rule))
 
 
-def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
+def read_rules(file: AnyPath, directions: Mapping[str, str]) -> tuple[Rule, ...]:
     """Read the rules of a TOML file.
 
     Args:
-        file: a file with tables `[[rule]]`.
+        file: a file with tables `[[rule]]`, on this machine or in storage.
         directions: all names that a metric may have, with `*` for a class or slice, and whether `more` or `less` of it
             is better, or `neither`.
 
@@ -82,8 +82,8 @@ def read_rules(file: Path, directions: Mapping[str, str]) -> tuple[Rule, ...]:
         table = tomllib.loads(read_small_text(file))
     except OSError as error:
         raise InputError(
-            f"cannot read {file}: {error.strerror}; `predboard gate RUN --suggest > {file}` writes a first one"
-            f"{did_you_mean_path(file, Path.is_file)}"
+            f"cannot read {file}: {error.strerror or first_line(error)}; `predboard gate RUN --suggest > {file}` "
+            f"writes a first one{did_you_mean_path(file, Path.is_file)}"
         ) from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error

@@ -10,13 +10,13 @@ from predboard.errors import InputError, first_line
 from predboard.images.manifest import Manifest
 from predboard.images.preprocessing import Recipe
 from predboard.near_paths import did_you_mean_path
-from predboard.storage.paths import read_small_text
+from predboard.storage.paths import AnyPath, read_small_text
 
 _TITLES = ("class", "classes", "class_name", "class name", "name", "label", "labels", "category")
 """Titles of a column of class names, in lower case."""
 
 
-def read_classes(file: Path) -> tuple[str, ...]:
+def read_classes(file: AnyPath) -> tuple[str, ...]:
     """Return class names from a text file with one on each line, or from a JSON list.
 
     Raises InputError if the file cannot be read, is no list, is empty or names a class twice.
@@ -33,7 +33,8 @@ def read_classes(file: Path) -> tuple[str, ...]:
     except OSError as error:
         if "," in str(file):
             raise InputError(f"no file {file}: expected a file with one class name on each line, in order") from error
-        raise InputError(f"cannot read {file}: {error.strerror}{did_you_mean_path(file, Path.is_file)}") from error
+        near = did_you_mean_path(file, Path.is_file)
+        raise InputError(f"cannot read {file}: {error.strerror or first_line(error)}{near}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {file}, which is not UTF-8: save the names as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -49,7 +50,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return classes
 
 
-def _read_rows(file: Path, text: str) -> list[str]:
+def _read_rows(file: AnyPath, text: str) -> list[str]:
     """Return the names in a table: its only column, or the column of names in the order of one of numbers from 0.
 
     Raises InputError for a table in which that is not clear.

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from predboard.errors import InputError
 from predboard.formatting import did_you_mean
@@ -30,19 +31,25 @@ def split_crosses(crosses: Crosses) -> tuple[Crosses, Edges]:
     return tuple(cross for cross in crosses if "=" not in cross[0]), edges
 
 
-def check_crosses(crosses: Crosses, columns: Collection[str], numeric: Collection[str]) -> None:
+def check_crosses(
+    crosses: Crosses,
+    columns: Collection[str],
+    numeric: Collection[str],
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Raise InputError for columns to cross that there are not, and edges that are none.
 
     Args:
         crosses: what --slice names.
         columns: of the manifest.
-        numeric: columns that hold numbers, those of the images included.
+        numeric: columns that hold numbers, those of the images included, or texts that are all digits.
+        texts: a text that is not of digits, by the column that has it.
     """
     cut: dict[str, tuple[str, ...]] = {}
     for cross in crosses:
         flag = f"--slice {','.join(cross)}"
         if "=" in cross[0]:
-            _check_edges(flag, cross, numeric)
+            _check_edges(flag, cross, numeric, texts)
             name = cross[0].partition("=")[0]
             if cut.setdefault(name, cross) != cross:
                 raise InputError(f"{flag}: {name!r} is cut already by --slice {','.join(cut[name])}; leave one in")
@@ -58,7 +65,7 @@ def check_crosses(crosses: Crosses, columns: Collection[str], numeric: Collectio
                 raise InputError(f"{flag}: no column {name!r}{did_you_mean(name, columns)}; there are {listed}")
 
 
-def _check_edges(flag: str, cross: tuple[str, ...], numeric: Collection[str]) -> None:
+def _check_edges(flag: str, cross: tuple[str, ...], numeric: Collection[str], texts: Mapping[str, str]) -> None:
     name = cross[0].partition("=")[0]
     try:
         edges = split_crosses((cross,))[1][name]
@@ -66,6 +73,8 @@ def _check_edges(flag: str, cross: tuple[str, ...], numeric: Collection[str]) ->
         raise InputError(f"{flag}: expected numbers behind {name}=, joined by commas, such as {name}=0,10,50") from None
     if len(edges) < 2 or not all(low < high for low, high in itertools.pairwise(edges)):  # nan is below nothing
         raise InputError(f"{flag}: expected two or more edges, each above the one before")
+    if name in texts:
+        raise InputError(f"{flag}: column {name!r} holds texts, such as {texts[name]!r}; edges cut numbers and digits")
     if name not in numeric:
         listed = ", ".join(numeric) or "none"
         raise InputError(f"{flag}: no column of numbers {name!r}{did_you_mean(name, numeric)}; there are {listed}")

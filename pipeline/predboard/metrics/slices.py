@@ -210,9 +210,9 @@ def _ranges(rows: Predictions, name: str, edges: tuple[float, ...]) -> tuple[lis
     """Return the names of the ranges between edges, and the range of each row, -1 for no number.
 
     A range has its lower edge and not its upper one, but for the last, which has both, as NumPy's histogram does. None
-    if the column is absent or holds no numbers.
+    if the column is absent, or holds neither numbers nor texts of digits.
     """
-    number = rows.numbers(name) if name in rows.batch.schema.names else None
+    number = digits_as_numbers(rows, name) if name in rows.batch.schema.names else None
     if number is None:
         return None
     words = format_distinct(np.array(edges), 6)
@@ -221,6 +221,19 @@ def _ranges(rows: Predictions, name: str, edges: tuple[float, ...]) -> tuple[lis
         place = np.searchsorted(edges, number, side="right")
         place[number == edges[-1]] = len(edges) - 1
     return names, np.where(np.isfinite(number), place, -1)
+
+
+def digits_as_numbers(rows: Predictions, name: str) -> NDArray[np.float64] | None:
+    """Return a column of numbers, or of texts of digits such as 06, float64 [rows], NaN where there is none.
+
+    None if the column holds anything else.
+    """
+    if (encoded := rows.texts(name)) is None:
+        return rows.numbers(name)
+    if not all(text.isdecimal() for text in encoded[0] if text):
+        return None
+    values = np.array([float(text) if text else np.nan for text in encoded[0]] + [np.nan])
+    return np.asarray(values[encoded[1]])  # -1, of null, is the last
 
 
 def _of_ranges(rows: Predictions, name: str, edges: tuple[float, ...], summands: NDArray[np.int64]) -> Groups | None:

@@ -19,6 +19,7 @@ from predboard.errors import InputError, first_line
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache
 from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, States, count_logits, measure_run
+from predboard.evaluation.sliced_columns import check_sliced_columns
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
 from predboard.images import decode
@@ -26,7 +27,6 @@ from predboard.log_names import ROWS_FILE
 from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.metrics.label_effect import LabelEffect
 from predboard.metrics.registry import NO_SCORES
-from predboard.metrics.slice_crosses import check_crosses
 from predboard.near_paths import did_you_mean_path
 from predboard.panels import confusion, label_issues
 from predboard.parallel.executor import Executor, open_executor
@@ -37,7 +37,7 @@ from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import Run, digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
-from predboard.storage.runs import Step, list_manifest_columns, list_numeric_columns, open_run, preflight_path
+from predboard.storage.runs import Step, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
@@ -176,7 +176,7 @@ def _visualize_run(
         return run.result(current, unchanged=True)
     run = run.amended(amendments, log)
     if config.slice:
-        check_crosses(config.slice, list_manifest_columns(run.steps[-1]), list_numeric_columns(run.steps[-1]))
+        check_sliced_columns(config.slice, run.steps[-1])
     log(f"{run.name}: {plural(run.rows, 'row')} in {plural(len(run.steps), 'step')}, panels {', '.join(chosen)}")
     images = SourceImages(run.steps, config.image_root, pool, config.images_anywhere)
     for note in images.notes():
