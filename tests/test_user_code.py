@@ -124,7 +124,12 @@ def test_actors_on_ray_import_the_same_neighbours(folder: Path) -> None:
     [
         ("def build():\n    pass\n", "other", r"own\.py has no 'other'; it has: build"),
         ("def _build():\n    pass\n", "other", r"own\.py has no 'other'; it has: no functions"),
-        ("import nowhere_at_all\n", "build", r"own\.py does not import: ModuleNotFoundError: No module named 'nowhere"),
+        (
+            "import nowhere_at_all.inside\n",
+            "build",
+            r"own\.py does not import: ModuleNotFoundError: No module named 'nowhere_at_all'; if that is a package, "
+            r"install it here: .*pip install nowhere_at_all$",
+        ),
         ("raise SystemExit(3)\n", "build", r"own\.py does not import: SystemExit: 3"),
     ],
 )

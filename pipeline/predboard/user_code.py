@@ -17,6 +17,7 @@ from typing import Any
 
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean
+from predboard.invocation import install_command
 from predboard.near_paths import did_you_mean_path
 
 
@@ -100,7 +101,9 @@ def _import_file(path: Path, kind: str) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
         del sys.modules[name]
-        raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}") from error
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        near = f"; if that is a package, install it here: {install_command(package)}" if package else ""
+        raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}{near}") from error
     return module
 
 
