@@ -40,6 +40,7 @@ from predboard.storage.runs import open_run, preflight_path
 from tests import toy
 
 PHOTOGRAPHS = 600
+BATCH = 25
 
 
 def photographs(folder: Path, report: Report) -> list[str]:
@@ -124,11 +125,11 @@ def small(classes=1000):
 def compute(folder: Path, report: Report) -> None:
     """The whole of stage one where the model is all that counts, against its bare loop over a tensor in memory."""
     (folder / "net.py").write_text(MODELS)
-    toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
+    toy.pictures(folder / "tiny", classes=10, each=20, size=(40, 40))
     refs = [p.relative_to(folder / "tiny").as_posix() for p in sorted((folder / "tiny").rglob("*.png"))]
     out, few, many = _outs(folder), report.size(2), report.size(8, 2)
     net = _factory("heavy")().eval().to(memory_format=torch.channels_last)
-    batch = torch.rand(50, 3, 64, 64).to(memory_format=torch.channels_last)
+    batch = torch.rand(BATCH, 3, 40, 40).to(memory_format=torch.channels_last)
 
     def bare(batches: int) -> None:
         with torch.inference_mode():
@@ -139,23 +140,23 @@ def compute(folder: Path, report: Report) -> None:
         listed = folder / f"tiny{rows}.csv"
         listed.write_text("path\n" + "".join(f"tiny/{refs[i % len(refs)]}\n" for i in range(rows)))
         model = f"{folder / 'net.py'}:heavy"
-        assert infer(InferConfig(str(listed), model, out=next(out), batch_size=50, preflight=0)).complete
+        assert infer(InferConfig(str(listed), model, out=next(out), batch_size=BATCH, preflight=0)).complete
 
     costs = take(
         {
-            "few": lambda: timed(lambda: whole(50 * few)),
+            "few": lambda: timed(lambda: whole(BATCH * few)),
             "bare few": lambda: timed(lambda: bare(few)),
-            "many": lambda: timed(lambda: whole(50 * many)),
+            "many": lambda: timed(lambda: whole(BATCH * many)),
             "bare many": lambda: timed(lambda: bare(many)),
         },
         report.turns,
     )
     slope = differences(costs["many"], costs["few"])
     bare_slope = differences(costs["bare many"], costs["bare few"])
-    claim = f"stage one, bound by the model, {50 * few} to {50 * many} images, over the bare loop"
+    claim = f"stage one, bound by the model, {BATCH * few} to {BATCH * many} images, over the bare loop"
     report.compare(claim, slope, bare_slope, at_most=1.05)
     start = [less - more / ((many - few) / few) for less, more in zip(costs["few"], slope, strict=True)]
-    a_picture = [more / (50 * (many - few)) for more in bare_slope]
+    a_picture = [more / (BATCH * (many - few)) for more in bare_slope]
     report.compare("its start, in pictures of the bare loop", start, a_picture)
 
 
@@ -239,7 +240,7 @@ def forecast(folder: Path, report: Report) -> None:
     """The seconds that stage one took, against those that its preflight forecast, and those of the preflight itself."""
     photographs(folder, report)
     toy.pictures(folder / "digits", classes=10, each=100, size=(28, 28))
-    toy.pictures(folder / "tiny", classes=10, each=20, size=(64, 64))
+    toy.pictures(folder / "tiny", classes=10, each=20, size=(40, 40))
     (folder / "net.py").write_text(MODELS)
     for name, rows, model, crop in (
         ("photos", report.size(5_000, 300), "small", 224),  # bound by decoding

@@ -147,7 +147,7 @@ def scikit_learn(folder: Path, report: Report) -> None:
     rules = folder / "rules.toml"
     rules.write_text("".join(f'[[rule]]\nmetric = "{name}"\n{bound}\n' for name, bound in BOUNDS.items()))
     for whole, classes in SIZES:
-        rows = report.size(whole, 500)
+        rows = report.size(whole, 10 * classes)
         predictions = bench_visualize.write(folder / f"usual-{classes}", rows, classes)
         mine, other = folder / "gate.json", folder / "scikit-learn.json"
         words: list[str | Path] = [sys.executable, "-m", "benchmarks.peer_metrics", predictions, other]

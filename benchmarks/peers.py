@@ -291,8 +291,8 @@ def main() -> None:
         folder = given.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         report = Report(given.turns, given.scale)
-        images = tuple(report.size(count, 16) for count in given.images)
-        setup = Setup(folder, report, given.models, images, given.timm_repository)
+        few, many = (report.size(count, 16) for count in given.images)
+        setup = Setup(folder, report, given.models, (few, many), given.timm_repository)
         for name in given.names or PEERS:
             bench, needed = PEERS[name]
             if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
