@@ -39,7 +39,16 @@ _OUTSIDE = 0.001
 """Share of images at either end of an axis that are moved to the edge, so that a few do not squeeze the rest."""
 
 SAMPLE_ROWS = 10_000
-"""Rows from which the axes are computed."""
+SAMPLE_NUMBERS = 4_000_000
+"""Rows from which the axes are computed, and numbers of them all: 4,000 rows of 1,000 classes."""
+
+LEAST_SAMPLE_ROWS = 2000
+"""Rows that are taken in any case, however many numbers each has."""
+
+SAMPLE_PARTS = 16
+SAMPLE_EVERY = 2
+"""Parts of a step that are read for it at most, and that every second row is taken where there are enough: images of a
+class often lie side by side."""
 
 _BLOCK_NUMBERS = 2**17
 """Numbers that are projected at a time, so that they stay in the processor's cache."""
@@ -85,8 +94,11 @@ class ImageMap:
     @classmethod
     def by_components(cls, step: Step, threads: int) -> "ImageMap":
         """Compute the axes from a sample of a step: of the embeddings, or of the logits where there are none."""
-        each = -(-SAMPLE_ROWS // len(step.parts))
-        samples = ordered_map(functools.partial(_sample, each=each), step.parts, threads)
+        numbers = step.run.embedding or len(step.run.classes)
+        rows = min(SAMPLE_ROWS, max(SAMPLE_NUMBERS // numbers, LEAST_SAMPLE_ROWS))
+        count = min(len(step.parts), SAMPLE_PARTS)
+        parts = [step.parts[i] for i in np.linspace(0, len(step.parts) - 1, count).astype(int).tolist()]
+        samples = ordered_map(functools.partial(_sample, each=-(-rows // count)), parts, threads)
         centre, axes = principal_axes(np.concatenate(list(samples)))
         what = "embeddings" if step.run.embedding else "logits"
         return cls(
@@ -140,10 +152,11 @@ def map_by_columns(path: Path, rows: Iterable[DerivedRows], columns: tuple[str, 
 
 
 def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
-    """Return the vectors of the first rows of a part, float64 [rows, dimensions]."""
+    """Return the vectors of some rows at the beginning of a part, float64 [rows, dimensions]."""
+    every = max(min(SAMPLE_EVERY, part.rows // each), 1)
     pieces, rows = [np.zeros((0, part.run.embedding or len(part.run.classes)))], 0
-    for _, vectors in read_vectors(part, each):
-        pieces.append(vectors[: each - rows])
+    for _, vectors in read_vectors(part, every * each):
+        pieces.append(vectors[::every][: each - rows])
         rows += len(pieces[-1])
         if rows >= each:
             break
