@@ -130,8 +130,9 @@ def _visualize(config: VisualizeConfig) -> int:
     from predboard.visualization.unchanged import find_unchanged
 
     if unchanged := find_unchanged(config):
-        for name, event_file in unchanged.items():
-            print(f"{name}: {KEPT} {event_file}")
+        for name, current in unchanged.items():
+            _warn_of_missing_pictures(name, current.missing_pictures)
+            print(f"{name}: {KEPT} {current.event_file}")
         print(f"next: {command_line('board', '--logdir', config.logdir)}")
         return 0
     from predboard.parallel.pool import ProcessPool
@@ -170,17 +171,18 @@ def _print_written(written: "VisualizeResult") -> None:
             f"warning: {written.run} is missing {plural(written.missing_rows, 'row')}, possibly whole classes, because "
             "rows are stored in the order of the data: run the command that wrote it again"
         )
-    if written.missing_pictures:
-        log(
-            f"warning: {written.missing_pictures:,} source images of {written.run} were not found: --image-root says "
-            "where they are now"
-        )
+    _warn_of_missing_pictures(written.run, written.missing_pictures)
     if written.unchanged:
         print(f"{written.run}: {KEPT} {written.event_file}")
     else:
         what = f"{plural(written.rows, 'row')}, {plural(len(written.steps), 'step')}"
         size = written.event_file.stat().st_size / 1e6
         print(f"{written.run}: {what} -> {written.event_file} ({size:.1f} MB)")
+
+
+def _warn_of_missing_pictures(run: str, count: int) -> None:
+    if count:
+        log(f"warning: {count:,} source images of {run} were not found: --image-root says where they are now")
 
 
 def _compare(config: CompareConfig) -> int:

@@ -37,7 +37,7 @@ from predboard.storage.paths import (
     staging_dir,
 )
 from predboard.summaries import File
-from predboard.visualization.unchanged import stamp
+from predboard.visualization.absent_images import AbsentImages, are_absent, decode_absent, encode_absent, stamp
 
 COMPARE_FILE = "compare.json"
 """A file that only the logs of a comparison have."""
@@ -65,6 +65,10 @@ class LogRecord:
     """Where the source images were, named as the predictions are; empty if the predictions know it."""
     shown: Mapping[str, str] = field(default_factory=dict)
     """Digest of each step that the logs of a run show, by its number; empty if that is not known."""
+    missing_pictures: int = 0
+    """Source images that were not found."""
+    absent: AbsentImages = field(default_factory=AbsentImages)
+    """Where they were looked for."""
 
 
 class LogDraft:
@@ -86,6 +90,10 @@ class LogDraft:
         """Digest of each step that the logs show, by its number."""
         self.inputs = ""
         """Digest of the inputs by their stamps, as it was before they were read; empty if stamps do not tell them."""
+        self.missing_pictures = 0
+        """Source images that were not found."""
+        self.absent = AbsentImages()
+        """Where they were looked for."""
         self._folder = folder
         self._predictions = predictions
 
@@ -158,6 +166,9 @@ class LogDraft:
             content["image_root"] = relative_name(self.image_root, self._folder)
         if self.shown:
             content["shown"] = self.shown
+        if self.missing_pictures and record.made_from:
+            content["missing_pictures"] = self.missing_pictures
+            content["absent"] = encode_absent(self.absent, str(self._folder))
         if self.inputs and record.made_from and not is_remote(self._folder):
             stamps = [stamp(self._folder / name) for name in record.files]
             content["seen"] = {"inputs": self.inputs, "stamps": stamps}
@@ -226,11 +237,15 @@ def _remove_unused(folder: AnyPath) -> None:
 
 
 def find_current(folder: AnyPath, made_from: str) -> AnyPath | None:
-    """Return the event file if all files of a log folder are as they were written, from exactly this; else None."""
+    """Return the event file if all files of a log folder are as they were written, from exactly this; else None.
+
+    Source images that were not found must still be absent.
+    """
     record = read_record(folder)
     if not record.files or record.made_from != made_from:
         return None
-    if all(_is_intact(folder / name, record.digests.get(name, "")) for name in record.files):
+    is_intact = all(_is_intact(folder / name, record.digests.get(name, "")) for name in record.files)
+    if is_intact and are_absent(record.absent):
         return folder / record.files[0]
     return None
 
@@ -286,7 +301,9 @@ def read_record(folder: AnyPath) -> LogRecord:
         digests = {name: str(digest) for name, digest in dict(record.get("digests", {})).items() if name in inside}
         predictions, root = tuple(map(str, record.get("of", ()))), str(record.get("image_root", ""))
         shown = {str(step): str(digest) for step, digest in dict(record.get("shown", {})).items()}
-        return LogRecord(str(record["made_from"]), tuple(inside), predictions, digests, root, shown)
+        absent = decode_absent(record["absent"], str(folder)) if "absent" in record else AbsentImages()
+        missing = int(record.get("missing_pictures", 0))
+        return LogRecord(str(record["made_from"]), tuple(inside), predictions, digests, root, shown, missing, absent)
     except StorageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

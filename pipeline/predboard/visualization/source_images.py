@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from predboard.drawing.tiles import (
 )
 from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
+from predboard.images.manifest import split_ref
 from predboard.images.plain_files import PlainFile, plain_file
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
@@ -32,6 +34,7 @@ from predboard.storage.runs import Step, read_values
 from predboard.storage.source_folders import leads_inside, names_of_folder
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
+from predboard.visualization.absent_images import ANSWER_SECONDS, AbsentImages, note_absent
 from predboard.visualization.row_tiles import draw_row
 
 FITTED_CACHE_IMAGES = 512
@@ -49,9 +52,6 @@ PAGE_COLUMNS = 13
 
 SHEET_QUALITY = 80
 """JPEG quality of a page of images, which takes a quarter less than that of a tile."""
-
-ANSWER_SECONDS = 20
-"""Longest wait for the folder of the images, which a network may have to wake up."""
 
 SMALL_JPEG_PIXELS = 128
 """Longest side of a JPEG that is always decoded whole: smaller ones gain nothing from less."""
@@ -322,6 +322,14 @@ class SourceImages:
             f"{roots or 'this folder'}, such as {min(self.outside)}: --image-root FOLDER opens what is below FOLDER, "
             "and --images-anywhere everything; use it only for predictions that you trust",
         ]
+
+    def note_absent(self) -> AbsentImages | None:
+        """Return where the missing images would have to appear; None if that cannot be told by looking there."""
+        roots = {self._root_of(step) for step in self._steps} if self.missing else set()
+        if any(map(is_uri, (*roots, *self.missing))) or not all(map(self._answers, roots)):
+            return None
+        files = {split_ref(ref)[0] or ref for ref in self.missing}
+        return note_absent(os.path.join(root, file) for root in roots for file in files)  # noqa: PTH118
 
     def _answers(self, root: str) -> bool:
         """Return whether the file system of a folder answers; it is asked once. A dead mount lets every call hang."""

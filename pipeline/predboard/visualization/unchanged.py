@@ -11,20 +11,20 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from predboard.config import VisualizeConfig
 from predboard.log_names import LEADERBOARD_RUN, RECORD_FILE, SUMMARY_FILE
 from predboard.storage.paths import AnyPath, is_remote
-
-Stamp = tuple[int, int, int, int]
-"""Size, time of the last change in nanoseconds, inode and device of a file. A file that is written again, replaced or
-copied has another one."""
+from predboard.visualization.absent_images import AbsentImages, Stamp, are_absent, decode_absent, stamp
 
 
-def stamp(path: str | Path) -> Stamp:
-    """Return the stamp of a file. Raises OSError if there is none."""
-    status = os.stat(path)  # noqa: PTH116  a quarter of the time of Path.stat, for hundreds of files
-    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+class CurrentLogs(NamedTuple):
+    """The logs of a run in which nothing has changed."""
+
+    event_file: Path
+    missing_pictures: int
+    """Source images that were not found, and are not there now."""
 
 
 def digest_inputs(predictions: AnyPath, config: VisualizeConfig) -> str:
@@ -101,16 +101,16 @@ def _list_runs(logdir: str) -> Iterator[str]:
                 yield entry.name
 
 
-def find_unchanged(config: VisualizeConfig) -> dict[str, Path]:
-    """Return the event file of each run by its name if nothing has changed since the last command; else nothing."""
-    unchanged: dict[str, Path] = {}
+def find_unchanged(config: VisualizeConfig) -> dict[str, CurrentLogs]:
+    """Return the logs of each run by its name if nothing has changed since the last command; else nothing."""
+    unchanged: dict[str, CurrentLogs] = {}
     try:
         for predictions in config.predictions:
             name, inputs = predictions.resolve().name, digest_inputs(predictions, config)
-            event_file = _read_current(Path(str(config.logdir)) / name, inputs) if inputs else None
-            if event_file is None or name in unchanged:
+            current = _read_current(Path(str(config.logdir)) / name, inputs) if inputs else None
+            if current is None or name in unchanged:
                 return {}
-            unchanged[name] = event_file
+            unchanged[name] = current
         logdir = Path(str(config.logdir))
         ranked = len(list(_list_runs(str(logdir)))) > 1 or (logdir / LEADERBOARD_RUN).is_dir()
         if ranked and _read_current(logdir / LEADERBOARD_RUN, digest_summaries(logdir)) is None:
@@ -120,14 +120,16 @@ def find_unchanged(config: VisualizeConfig) -> dict[str, Path]:
     return unchanged
 
 
-def _read_current(folder: Path, inputs: str) -> Path | None:
-    """Return the event file of a log folder if its files are as they were written from these inputs; else None."""
+def _read_current(folder: Path, inputs: str) -> CurrentLogs | None:
+    """Return the logs of a folder if its files are as they were written from these inputs; else None."""
     try:
         record = json.loads((folder / RECORD_FILE).read_bytes())
         seen, files = record["seen"], record["files"]
         stamps = [list(stamp(folder / name)) for name in files]
         if record["made_from"] and seen["inputs"] == inputs and seen["stamps"] == stamps:
-            return folder / str(files[0])
+            absent = decode_absent(record["absent"], str(folder)) if "absent" in record else AbsentImages()
+            if are_absent(absent):
+                return CurrentLogs(folder / str(files[0]), int(record.get("missing_pictures", 0)))
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):  # no record, or an older one
         return None
     return None

@@ -173,7 +173,7 @@ def _visualize_run(
     )
     made_from = run.made_from(chosen, config, amendments, groups)
     if current := log_folder.find_current(run.folder, made_from):
-        return run.result(current, unchanged=True)
+        return run.result(current, log_folder.read_record(run.folder).missing_pictures, unchanged=True)
     run = run.amended(amendments, log)
     if config.slice:
         check_sliced_columns(config.slice, run.steps[-1])
@@ -214,7 +214,10 @@ def _visualize_run(
             names = job.run.run.classes
             write_errors(draft.staging / ERRORS_FILE, _rows_of_step(rows_file, last), names, first)
         # Source images that are missing now may be there another time.
-        event_file = draft.publish(run.steps[0].finished, "" if images.missing else made_from)
+        absent = None if images.missing and is_remote(run.folder) else images.note_absent()
+        if absent is not None:
+            draft.missing_pictures, draft.absent = len(images.missing), absent
+        event_file = draft.publish(run.steps[0].finished, "" if absent is None else made_from)
     for warning in images.warnings():
         log(warning)
     return run.result(event_file, missing_pictures=len(images.missing))
