@@ -1,6 +1,7 @@
 """What is claimed of stage two's speed and memory; see benchmarks/bench.py, which runs it."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -159,21 +160,29 @@ def slope(folder: Path, report: Report) -> None:
 
 
 def steps(folder: Path, report: Report) -> None:
-    """Five steps of a small run, as after a training, and the same command again, with nothing new."""
-    run = Run(tuple(f"class{k}" for k in range(10)), "bench")
-    for step in range(5):
-        logits, label = toy.table(run, 5400)
-        logits[np.arange(len(label)), label] += step / 2
-        toy.write_run(folder / "steps", logits, label, replace(run, step=step))
-    costs = take(
-        {
-            "first": lambda: command(folder / "steps"),
-            "again": lambda: predboard("visualize", folder / "steps", "--logdir", folder / "steps-again"),
-        },
-        report.turns,
-    )
-    report.seconds("visualize, five steps of 5,400 × 10", costs["first"], at_most=2.5)
-    report.seconds("the same again, with nothing new", costs["again"], at_most=0.3)
+    """Five steps of a small run, as after a training, with small pictures as EuroSAT has them and without any; and the
+    same commands again, with nothing new.
+    """
+    rows = report.size(5400)
+    classes, name = tuple(f"class{k}" for k in range(10)), "{:06d}.jpg".format
+    pictures = folder / "small-pictures"
+    toy.photographs(pictures, [name(i) for i in range(rows)], (64, 64))
+    runs = {"with pictures": folder / "steps-pictures", "whose pictures are missing": folder / "steps"}
+    sides: dict[str, Callable[[], Cost]] = {}
+    for (what, place), root in zip(runs.items(), (pictures, folder / "no-pictures"), strict=True):
+        run = Run(classes, "bench", root=str(root))
+        for step in range(5):
+            logits, label = toy.table(run, rows)
+            logits[np.arange(len(label)), label] += step / 2
+            toy.write_run(place, logits, label, replace(run, step=step), name=name)
+        logs = folder / f"{place.name}-again"
+        predboard("visualize", place, "--logdir", logs)
+        sides[what] = functools.partial(command, place)
+        sides[f"{what} again"] = functools.partial(predboard, "visualize", place, "--logdir", logs)
+    costs = take(sides, report.turns)
+    for what in runs:
+        report.seconds(f"visualize, five steps of {rows:,} × 10 {what}", costs[what], at_most=2.5)
+        report.seconds("the same again, with nothing new", costs[f"{what} again"], at_most=0.3)
 
 
 def memory(folder: Path, report: Report) -> None:

@@ -236,18 +236,16 @@ def sources(folder: Path, rows: int, size: tuple[int, int] = (8, 8), seed: int =
     return folder
 
 
-def photographs(folder: Path, names: list[str]) -> list[str]:
-    """JPEG pictures of 500×375 with detail at all scales, as photographs have it, about 47 kB each. -> the names."""
+def photographs(folder: Path, names: list[str], size: tuple[int, int] = (500, 375)) -> list[str]:
+    """JPEG pictures with detail at all scales, as photographs have it, about 47 kB each of 500×375. -> the names."""
     if not folder.exists():
         random = np.random.default_rng(0)
         folder.mkdir()
         for name in names:
-            sum_ = np.zeros((375, 500, 3), np.float32)
+            sum_ = np.zeros((size[1], size[0], 3), np.float32)
             for side in (4, 16, 64, 192):
                 noise = random.normal(size=(side * 3 // 4, side, 3)).astype(np.float32)
-                layers = [
-                    Image.fromarray(noise[:, :, c]).resize((500, 375), Image.Resampling.BICUBIC) for c in range(3)
-                ]
+                layers = [Image.fromarray(noise[:, :, c]).resize(size, Image.Resampling.BICUBIC) for c in range(3)]
                 sum_ += np.stack([np.asarray(layer) for layer in layers], axis=2) * (120 / side**0.5)
             Image.fromarray(np.clip(sum_ + 128, 0, 255).astype(np.uint8)).save(folder / name, "JPEG", quality=90)
     return names
