@@ -22,7 +22,7 @@ SOURCES = {
 """Source by module, `panels.glance` for example; a package is `panels.__init__`."""
 
 LAYERS: tuple[set[str], ...] = (
-    {"near_paths", "log_names"},
+    {"near_paths", "log_names", "garbage"},
     {"errors", "formatting", "invocation", "streams"},
     {"predictions", "parallel"},
     {"storage", "state", "summaries"},

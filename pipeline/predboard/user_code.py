@@ -17,6 +17,7 @@ from typing import Any
 
 from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean
+from predboard.garbage import importing
 from predboard.invocation import install_command
 from predboard.near_paths import did_you_mean_path
 
@@ -97,7 +98,7 @@ def _import_file(path: Path, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
     try:
-        with import_path(path.parent):
+        with import_path(path.parent), importing():
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
         del sys.modules[name]

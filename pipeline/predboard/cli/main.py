@@ -1,5 +1,6 @@
 """Run one command from the words of a command line to its exit code. It knows nothing of how a command works."""
 
+import gc
 import itertools
 import os
 import signal
@@ -22,6 +23,7 @@ def main() -> None:
     sys.stdout.flush()
     if code != 2 and (reason := lost_output()):
         print(f"predboard: what it printed is incomplete: cannot write to standard output: {reason}", file=sys.stderr)
+    gc.freeze()  # else the interpreter looks for garbage among all modules before it ends: a second where timm is
     left = [thread for thread in threading.enumerate() if thread.name == "predboard"]
     for thread in left:
         thread.join(0.2)

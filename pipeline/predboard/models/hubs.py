@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from predboard.errors import InputError, first_line
+from predboard.garbage import importing
 from predboard.images.decode import DecodeOptions, resize_and_crop, to_array
 from predboard.images.preprocessing import Recipe
 from predboard.invocation import install_command
@@ -66,9 +67,10 @@ def open_hub_model(spec: str, args: Mapping[str, Any], task: str = SINGLE_LABEL)
     package = _PACKAGES[kind]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{spec} needs {package}, which is not installed: {install_command(extra=kind)}")
-    if kind == "hf":
-        return _open_hugging_face(name, args, task)
-    return {"torchvision": _open_torchvision, "timm": _open_timm}[kind](name, args)
+    with importing():
+        if kind == "hf":
+            return _open_hugging_face(name, args, task)
+        return {"torchvision": _open_torchvision, "timm": _open_timm}[kind](name, args)
 
 
 def display_name(spec: str) -> str:

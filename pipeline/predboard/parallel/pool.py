@@ -10,7 +10,8 @@ from threading import Condition, RLock, Thread
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from predboard.errors import InputError
-from predboard.parallel.processes import PICKLE_PROTOCOL, PythonProcess, importing, resolve
+from predboard.garbage import importing
+from predboard.parallel.processes import PICKLE_PROTOCOL, PythonProcess, resolve
 from predboard.parallel.threads import ordered_map
 
 X = TypeVar("X")
@@ -246,7 +247,7 @@ class _PoolProcess:
 def answer_calls(receive: Callable[[], Any], send: Callable[[Any], None], warm_up: str) -> None:
     """Answer the requests of a `ProcessPool`, in another process."""
     if warm_up:
-        with importing():
+        with importing(ours=True):
             resolve(warm_up)()
     send("ready")
     work: Any = None

@@ -6,7 +6,6 @@ input and output. It exits when its input ends, so none outlives the process tha
 """
 
 import contextlib
-import gc
 import importlib
 import os
 import pickle
@@ -15,11 +14,12 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any, Generic, TypeVar, cast
 
+from predboard.garbage import importing
 from predboard.parallel.scheduler import Died, Worker
 from predboard.streams import protect_streams
 
@@ -109,7 +109,7 @@ def serve(target: str, *arguments: str) -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed must not get between the messages
     protect_streams()
-    with importing():
+    with importing(ours=True):
         function = resolve(target)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -124,17 +124,6 @@ def serve(target: str, *arguments: str) -> None:
     function(messages.get, send, *arguments)
     sys.stderr.flush()
     os._exit(0)  # without waiting for a thread that reads a hanging file, or the next message
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Look for no garbage while modules are imported, nor later among them: it takes a tenth of the imports."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def resolve(target: str) -> Any:
@@ -234,7 +223,7 @@ class ProcessWorkers(Generic[T]):
 def run_worker(receive: Callable[[], Any], send: Callable[[Any], None], target: str) -> None:
     """Run a `WorkerLoop` in another process, with the imports of the process that started it."""
     sys.path[:] = receive()
-    with importing():
+    with importing(ours=True):
         loop: WorkerLoop = resolve(target)
     setup = pickle.loads(receive())  # noqa: S301  from the process that started this one
     loop(setup, lambda: pickle.loads(receive()), receive, send)  # noqa: S301  likewise
