@@ -136,6 +136,14 @@ def test_a_name_that_is_no_class_is_refused_with_its_count_and_what_may_be_meant
     assert "--none 'No Finding' says that it means no label" in message
 
 
+def test_a_name_that_differs_in_case_or_spaces_alone_is_the_class_and_noted() -> None:
+    reading = read({"labels": ["Cat|dog", "BEE"]}, CLASSES, separator="|")
+    assert sets(reading) == [["cat", "dog"], ["bee"]]
+    assert reading.notes == ("labels are read as the class that is spelled alike: BEE as bee, Cat as cat",)
+    with pytest.raises(InputError, match=r"2 labels that are no class: 'Cat' \(1\), 'cat' \(1\)"):
+        read({"labels": ["Cat|dog", "cat"]}, ("CAT", "dog"), separator="|")
+
+
 def test_none_is_the_empty_set_and_not_lost() -> None:
     columns = {"labels": ["cat|dog", "No Finding", "No Finding|cat"]}
     reading = read(columns, CLASSES, separator="|", none="No Finding")

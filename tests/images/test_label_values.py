@@ -158,6 +158,11 @@ def test_an_index_beyond_int32_is_no_other_one() -> None:
     assert parse_labels(chunked([1, 2**32 + 1, -5]), (), "y").index(()).tolist() == [1, 2**31 - 1, -1]
 
 
+@pytest.mark.parametrize("classes", [(), ("a|b", "b", "c")])
+def test_a_class_may_have_a_mark_and_another_class_in_its_name(classes: tuple[str, ...]) -> None:
+    assert parse_labels(chunked(["a|b", "b", "c", "a|b"]), classes, "y").values == ["a|b", "b", "c", "a|b"]
+
+
 def test_labels_that_count_from_minus_one_are_refused() -> None:
     """Read as indices, every image would have the label of the class before its own, and the first class none."""
     column = pa.chunked_array([[-1, 0, 1, 1, 0, 0]])

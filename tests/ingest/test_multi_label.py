@@ -177,6 +177,23 @@ def test_probabilities_need_no_sum_and_become_log_odds(tmp_path: Path) -> None:
     assert open_predictions(tmp_path / "out").run.scores == "log_odds"
 
 
+def test_log_probabilities_become_the_log_odds_that_follow_from_them(tmp_path: Path) -> None:
+    """ln p − ln(1 − p), with 1 − p as log1p(−exp(ln p)) gives it."""
+    logarithms = -np.logaddexp(0, -LOGITS.astype(np.float64))
+    logarithms[0] = -np.inf, 0, -60, np.log(0.5)
+    np.savez(tmp_path / "p.npz", log_probs=logarithms, labels=MASK)
+    frame, lines = logged(tmp_path, tmp_path / "p.npz", scores="log_probabilities")
+    logits = logits_of(frame)
+    assert np.allclose(logits[1:], logarithms[1:] - np.log1p(-np.exp(logarithms[1:])), rtol=1e-6, atol=1e-6)
+    assert np.allclose(logits[1:], LOGITS[1:], atol=1e-5)
+    assert np.allclose(logits[0], [-87.336545, 16.635532, -60, 0], atol=1e-6)
+    assert "2 probabilities of 0 or 1 in p.npz became 1.2e-38 or 0.99999994" in lines
+    assert open_predictions(tmp_path / "out").run.scores == "log_odds"
+    np.savez(tmp_path / "q.npz", log_probs=-logarithms[1:], labels=MASK[1:])
+    with pytest.raises(InputError, match=r"are the scores logits\? then --scores logits"):
+        multi(tmp_path / "q", tmp_path / "q.npz", scores="log_probabilities")
+
+
 def test_float32_probabilities_near_1_keep_their_order(tmp_path: Path) -> None:
     p = np.array([[1 - 2.0**-24, 1 - 2.0**-23, 1 - 2.0**-22, 0.5]] * 2, np.float32)
     np.savez(tmp_path / "p.npz", probs=p, labels=np.eye(4, dtype=bool)[:2])
@@ -357,8 +374,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scores": "confidence"}, "with --task multi-label expected logits or probabilities"),
-        ({"scores": "log_probabilities"}, "with --task multi-label expected logits or probabilities"),
+        ({"scores": "confidence"}, "with --task multi-label expected logits, probabilities or log_probabilities"),
         ({"labels_from_folders": True}, "gives an image one label"),
         ({"task": "single-label", "none": "x"}, "--none is for several labels of an image: add --task multi-label"),
         ({"task": "single-label", "empty": "absent"}, "--empty is for several labels"),

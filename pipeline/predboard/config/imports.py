@@ -121,8 +121,10 @@ class ImportConfig(TaskConfig):
             raise InputError(
                 f"--step has {len(self.step)} numbers for {len(self.files)} files; expected one, or one for each"
             )
-        if self.task == "multi-label" and self.scores not in ("logits", "probabilities"):
-            raise InputError(f"--scores is {self.scores}; with --task multi-label expected logits or probabilities")
+        if self.task == "multi-label" and self.scores == "confidence":
+            raise InputError(
+                "--scores is confidence; with --task multi-label expected logits, probabilities or log_probabilities"
+            )
         if self.task == "multi-label" and self.labels_from_folders:
             raise InputError("--labels-from-folders gives an image one label, but --task is multi-label: see --labels")
         if self.labels is not None and self.labels_from_folders:

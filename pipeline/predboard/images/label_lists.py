@@ -8,7 +8,7 @@ that decides, and nothing is left out without a word.
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from predboard.images.label_values import (
     label_text,
     parse_names,
     plain_column,
+    respell,
 )
 from predboard.predictions.arrow import as_numpy
 from predboard.predictions.label_sets import LabelSets, MultiLabels
@@ -304,6 +305,9 @@ def _resolve(lists: _Lists, options: LabelOptions, classes: Sequence[str], what:
     empty_names = counts.pop("", 0)
     counts.pop(options.none, None)
     parsed = parse_names(set(counts), classes, what)
+    spelled, respelled = respell(list(parsed.values.values()), classes)
+    note = "; ".join(filter(None, (parsed.note, respelled)))
+    parsed = replace(parsed, values=dict(zip(parsed.values, spelled, strict=True)), note=note)
     names = tuple(classes) or tuple(sorted({value for value in parsed.values.values() if isinstance(value, str)}))
     place: dict[int | str, int] = {name: i for i, name in enumerate(names)}
     index = {text: place.get(value, -1) if isinstance(value, str) else value for text, value in parsed.values.items()}

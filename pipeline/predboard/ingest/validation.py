@@ -242,7 +242,7 @@ class ScoreCheck:
             has = "has" if self.failed == 1 else "have"
             become = "it becomes a failed row" if self.failed == 1 else "they become failed rows"
             lines.append(f"warning: {plural(self.failed, 'row')} in {file} {has} scores that are not finite; {become}")
-        if not self.exclusive and self.kind == "probabilities" and self._sums_to_one and self.classes > 1:
+        if not self.exclusive and self.kind != "logits" and self._sums_to_one and self.classes > 1:
             lines.append(
                 f"warning: the probabilities of every row in {file} sum to 1, as after a softmax: are these "
                 "single-label? Then leave --task multi-label out"
@@ -294,6 +294,8 @@ def to_stored_logits(kind: ImportedKind, block: ScoreArray, exclusive: bool = Tr
     """
     if kind == "probabilities" and not exclusive:
         return to_log_odds(block)
+    if kind == "log_probabilities" and not exclusive:
+        return to_log_odds(np.exp(block.astype(np.float64)))  # which loses no digit that a logarithm has
     if kind == "probabilities":
         return to_log_probabilities(np.maximum(block, 0))
     if kind == "log_probabilities":
