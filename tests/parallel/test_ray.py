@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,26 @@ def test_a_run_started_by_one_engine_is_completed_by_the_other(place: Path) -> N
         assert (outcome.complete, outcome.written) == (True, ROWS - 24)
         assert before.items() <= {p: p.stat().st_mtime_ns for p in out.glob("*/*.parquet")}.items()
         _same(out, place / "alone")
+
+
+def test_labels_alone_are_rewritten_as_one_process_does_byte_for_byte(place: Path) -> None:
+    table = place / "data/list.csv"
+    lines = [f"{name}/{i:03d}.png,{name}" for name in "abc" for i in range(EACH)]
+    table.write_text("\n".join(["image,label", *lines, ""]))
+    infer(_on_ray(place, data=str(table)))
+    shutil.copytree(place / "out", place / "alone")
+    before = {path.name: path.read_bytes() for path in place.glob("out/*/*.parquet")}
+    lines[3], lines[44] = lines[3].replace(",a", ",c"), lines[44].replace(",c", ",b")  # in the first and the last part
+    table.write_text("\n".join(["image,label", *lines, ""]))
+    said: list[str] = []
+    outcome = infer(_on_ray(place, data=str(table), update=True), said.append)
+    assert (outcome.written, outcome.complete) == (0, True)
+    assert any("2 labels and what follows from them rewritten, without running the model" in line for line in said)
+    infer(_config(place, data=str(table), out=place / "alone", update=True))
+    files = {path.relative_to(place / "out"): path.read_bytes() for path in place.glob("out/*/*.parquet")}
+    assert files == {path.relative_to(place / "alone"): path.read_bytes() for path in place.glob("alone/*/*.parquet")}
+    assert sum(before[path.name] != content for path, content in files.items()) == 2
+    assert _left(place / "out") == []
 
 
 def test_a_killed_actor_is_replaced_and_the_rows_are_the_same(place: Path) -> None:
