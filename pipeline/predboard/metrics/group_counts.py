@@ -22,6 +22,9 @@ from predboard.summaries import Metric
 COLUMNS = frozenset({"label", "predicted", "loss"})
 """Columns that `GroupCounts.measure` reads; with summed probabilities `logits` too."""
 
+_BLOCK_NUMBERS = 2**16
+"""Probabilities that are worked on at a time, so that they stay in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class GroupCounts:
@@ -43,9 +46,9 @@ class GroupCounts:
         rows = batch.labelled
         codes = [np.zeros(0, np.int64)]
         if sum_up and rows.has_scores and len(rows):
-            p = rows.probabilities.astype(np.float64)
             for start, level in zip(_starts(groups), groups.levels, strict=True):
-                codes.append(start + level.place[rows.label] * len(level.groups) + _highest_group(p, level))
+                highest = _highest_group(rows.probabilities, level)
+                codes.append(start + level.place[rows.label] * len(level.groups) + highest)
         return cls(counts, Counted.from_values(np.concatenate(codes)))
 
 
@@ -54,11 +57,15 @@ def _starts(groups: ClassGroups) -> list[int]:
     return list(itertools.accumulate((len(level.groups) ** 2 for level in groups.levels), initial=0))[:-1]
 
 
-def _highest_group(p: NDArray[np.float64], level: GroupLevel) -> NDArray[np.int64]:
+def _highest_group(p: NDArray[np.float32], level: GroupLevel) -> NDArray[np.int64]:
     """Return the group of highest summed probability of [rows, classes], the first of equal ones."""
     order = np.argsort(level.place, kind="stable")
     starts = np.searchsorted(level.place[order], np.arange(len(level.groups)))
-    return np.asarray(np.add.reduceat(p[:, order], starts, axis=1).argmax(axis=1), np.int64)
+    size, highest = max(_BLOCK_NUMBERS // p.shape[1], 1), np.empty(len(p), np.int64)
+    for start in range(0, len(p), size):
+        block = p[start : start + size, order].astype(np.float64)
+        highest[start : start + size] = np.add.reduceat(block, starts, axis=1).argmax(axis=1)
+    return highest
 
 
 @dataclass(frozen=True)
