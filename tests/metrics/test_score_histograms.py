@@ -343,6 +343,29 @@ def test_the_tables_agree_with_one_another(at_once: int, monkeypatch: pytest.Mon
     assert state.any_class.sum(axis=1).tolist() == [10 * int((folds == f).sum()) for f in (0, 1)]
 
 
+@pytest.mark.parametrize(("rows", "classes"), [(0, 3), (40, 3), (2100, 6), (2100, 201), (300, 1001)])
+def test_every_bin_of_every_class_is_counted_as_one_by_one(rows: int, classes: int) -> None:
+    """Both ways of counting, with a number of classes that is no multiple of four, by `np.histogramdd`."""
+    random, run = np.random.default_rng(0), named(classes)
+    state, at = ScoreHistograms.zero(run), score_histograms._empty_places((rows, classes))
+    at[:, :classes] = np.minimum(random.geometric(1 / 300, (rows, classes)), FINE_BINS - 1)
+    at[rows // 2 :] = 7  # all in one bin
+    group = random.integers(0, JACKKNIFE_GROUPS, rows)
+    score_histograms._count_classes(at, group, state)
+    each = np.stack(np.broadcast_arrays(group[:, None], np.arange(classes), at[:, :classes]), axis=-1).reshape(-1, 3)
+
+    def expected(columns: list[NDArray[np.int64]], sizes: tuple[int, ...]) -> NDArray[np.float64]:
+        return np.histogramdd(columns, bins=sizes, range=[(0, n) for n in sizes])[0]
+
+    of_group, of_class, bin_ = each.T
+    bins, coarse = state.every.shape[1], state.every_grouped.shape[2]
+    short, shorter = bin_ // (FINE_BINS // bins), bin_ // (FINE_BINS // coarse)
+    assert (state.every == expected([of_class, short], (classes, bins))).all()
+    grouped = expected([of_group, of_class, shorter], (JACKKNIFE_GROUPS, classes, coarse))
+    assert (state.every_grouped == grouped).all()
+    assert (state.any_class == expected([of_group % 2, bin_], (2, FINE_BINS))).all()
+
+
 def test_confidence_is_by_the_highest_probability() -> None:
     run = named(10)
     batch = toy.predictions(run, *toy.table(run, 300))

@@ -104,15 +104,16 @@ class Calibration(Reliability):
         if not rows.has_scores:
             return replace(cls.zero(run), **of_predicted)
         p = rows.probabilities
-        total, above = np.zeros(classes), np.zeros((2, classes * BINS), np.int64)
+        total, high = np.zeros(classes), [np.zeros(0, np.int64)]
         each = max(_BLOCK_NUMBERS // classes, 1)
         for start in range(0, len(p), each):
             block = p[start : start + each]
             # Whole numbers: their sum is exact in float64, in any order.
             total += np.rint(block * np.float32(1 / PROBABILITY_UNIT)).sum(axis=0, dtype=np.float64)
-            where = np.flatnonzero(block.reshape(-1) >= np.float32(1 / BINS))
-            some = block.reshape(-1)[where].astype(np.float64)
-            above += _sums((where % classes) * BINS + equal_width_bin(some), (some,), classes * BINS)
+            high.append(np.flatnonzero(block.reshape(-1) >= np.float32(1 / BINS)) + start * classes)
+        where = np.concatenate(high)
+        some = p.reshape(-1)[where].astype(np.float64)
+        above = _sums((where % classes) * BINS + equal_width_bin(some), (some,), classes * BINS)
         true = p[np.arange(len(rows)), rows.label].astype(np.float64)
         hits = _sums(rows.label * BINS + equal_width_bin(true), (), classes * BINS)
         return cls(
