@@ -156,6 +156,17 @@ def test_a_thread_that_hangs_does_not_keep_the_process_from_exiting() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("['late']\n", "", 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_can_be_nicer_than_the_callers() -> None:
+    def priority(_: object = None) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+    for nice in (0, 2):
+        assert list(ordered_map(priority, range(3), 2, nice=nice)) == [before + nice] * 3
+    assert priority() == before
+
+
 @pytest.mark.parametrize(
     ("given", "spins"),
     [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],

@@ -33,6 +33,10 @@ from predboard.user_code import UserObject
 
 X = TypeVar("X")
 
+_NICE = 2
+"""Threads that load give way to the one of the model by so much: it cannot catch up, and they wait whenever they are
+far enough ahead of it."""
+
 THUMBNAIL_PIXELS = 196
 """Longest side of a dataset's thumbnails by default: the size of a tile of stage two."""
 
@@ -134,7 +138,7 @@ class Loader:
         try:
             with decode.silence_pillow():
                 patience = ItemTimeout(self.timeout, load_slowly)
-                yield from ordered_map(load, chunks, self.processes or workers, ahead, patience)
+                yield from ordered_map(load, chunks, self.processes or workers, ahead, patience, nice=_NICE)
         finally:
             if pool is not None:
                 pool.end()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Generic, TypeVar
 
 X = TypeVar("X")
@@ -92,6 +92,7 @@ def ordered_map(
     ahead: int | None = None,
     timeout: ItemTimeout[X, Y] | None = None,
     on_exit: Callable[[], object] = lambda: None,
+    nice: int = 0,
 ) -> Generator[Y, None, None]:
     """Yield `function(item)` for each item, in the order of the items, computed on threads.
 
@@ -105,19 +106,21 @@ def ordered_map(
         timeout: limits each item. A thread cannot be stopped: one that exceeds the limit is abandoned and replaced,
             and does not keep the process from exiting.
         on_exit: called once no more results are wanted, before the threads are joined.
+        nice: by how much the threads are nicer than the process, where the system is Linux: with 2 each has two thirds
+            of the weight of the caller's where there are more threads than processors.
 
     >>> list(ordered_map(lambda x: x * x, range(5), workers=2))
     [0, 1, 4, 9, 16]
     """
     queue: SimpleQueue[_Pending[X, Y] | None] = SimpleQueue()
-    threads = [_start_thread(function, queue) for _ in range(workers)]
+    threads = [_start_thread(function, queue, nice) for _ in range(workers)]
     pending: deque[_Pending[X, Y]] = deque()
 
     def oldest_result() -> Y:
         oldest = pending[0]
         if timeout is not None and not _finishes_in_time(oldest, timeout.seconds):
             oldest.abandoned = True
-            threads.append(_start_thread(function, queue))
+            threads.append(_start_thread(function, queue, nice))
             pending.popleft()
             return timeout.fallback(oldest.item)
         return pending.popleft().result.result()
@@ -143,8 +146,12 @@ def ordered_map(
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
 
 
-def _start_thread(function: Callable[[X], Y], queue: "SimpleQueue[_Pending[X, Y] | None]") -> Thread:
+def _start_thread(function: Callable[[X], Y], queue: "SimpleQueue[_Pending[X, Y] | None]", nice: int) -> Thread:
     def process_queue() -> None:
+        if nice and sys.platform == "linux":  # where each thread has its own priority
+            with contextlib.suppress(PermissionError):  # a sandbox may forbid it, and it is no more than a courtesy
+                thread_id = get_native_id()
+                os.setpriority(os.PRIO_PROCESS, thread_id, os.getpriority(os.PRIO_PROCESS, thread_id) + nice)
         while (pending := queue.get()) is not None:
             if not pending.result.set_running_or_notify_cancel():
                 continue
