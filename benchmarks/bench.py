@@ -155,7 +155,7 @@ def compute(folder: Path, report: Report) -> None:
     bare_slope = differences(costs["bare many"], costs["bare few"])
     claim = f"stage one, bound by the model, {BATCH * few} to {BATCH * many} images, over the bare loop"
     report.compare(claim, slope, bare_slope, at_most=1.05)
-    start = [less - more / ((many - few) / few) for less, more in zip(costs["few"], slope, strict=True)]
+    start = [less - more * (few / (many - few)) for less, more in zip(costs["few"], slope, strict=True)]
     a_picture = [more / (BATCH * (many - few)) for more in bare_slope]
     report.compare("its start, in pictures of the bare loop", start, a_picture)
 

@@ -34,6 +34,12 @@ class Cost:
     def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.wall - other.wall, self.processor - other.processor)
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall + other.wall, self.processor + other.processor)
+
+    def __mul__(self, times: float) -> "Cost":
+        return Cost(self.wall * times, self.processor * times)
+
     def __truediv__(self, count: float) -> "Cost":
         return Cost(self.wall / count, self.processor / count)
 

@@ -111,10 +111,10 @@ def torchmetrics(folder: Path, report: Report) -> None:
     sizes = [(report.size(rows, 500), classes) for rows, classes in SIZES]
     for (rows, classes), photos in itertools.product(sizes, [toy.photographs, noise]):
         every = rows // 500
-        root = folder / f"{photos.__name__}-{classes}"
+        root = folder / f"usual-{rows}-{classes}-{photos.__name__}"
         photos(root, [f"{i:06d}.png" for i in range(0, rows, every)])
-        run = bench_visualize.write(folder / f"usual-{classes}", rows, classes)
-        logs = folder / f"usual-{classes}-logs"
+        run = bench_visualize.write(folder / f"usual-{rows}-{classes}", rows, classes)
+        logs = folder / f"usual-{rows}-{classes}-logs"
         figures = dict[str, float]()
 
         def ours(run: Path = run, logs: Path = logs, root: Path = root, every: int = every) -> Cost:
@@ -148,7 +148,7 @@ def scikit_learn(folder: Path, report: Report) -> None:
     rules.write_text("".join(f'[[rule]]\nmetric = "{name}"\n{bound}\n' for name, bound in BOUNDS.items()))
     for whole, classes in SIZES:
         rows = report.size(whole, 10 * classes)
-        predictions = bench_visualize.write(folder / f"usual-{classes}", rows, classes)
+        predictions = bench_visualize.write(folder / f"usual-{rows}-{classes}", rows, classes)
         mine, other = folder / "gate.json", folder / "scikit-learn.json"
         words: list[str | Path] = [sys.executable, "-m", "benchmarks.peer_metrics", predictions, other]
         actions = {
