@@ -1,7 +1,9 @@
 """Benchmarks judge by numbers that are worked out here by hand, and what they measure on is whole."""
 
 import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import bench_combine, bench_compare, bench_labels, bench_visualize, measuring, peer_metrics, peers
+from benchmarks import (
+    bench,
+    bench_combine,
+    bench_compare,
+    bench_labels,
+    bench_tab,
+    bench_visualize,
+    measuring,
+    peer_metrics,
+    peers,
+)
 from benchmarks.measuring import Cost, Report, Target
 from predboard.storage.parts import read_batches
 from predboard.storage.runs import open_run
@@ -153,6 +165,26 @@ def test_runs_that_benchmarks_make_can_be_read(tmp_path: Path, monkeypatch: pyte
         (step,) = open_run(folder)
         rows[name] = sum(len(batch) for part in step.parts for batch in read_batches(part))
     assert rows == {"visualize": 5000, "compare": 300, "combine": 300, "labels": 300}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "measure",
+    [
+        *(bench.loader, bench.checkpoints, bench.write, bench.peak, bench_visualize.two, bench_visualize.tiles),
+        *(bench_compare.compare, bench_combine.combined, bench_labels.label_states, bench_labels.label_memory),
+        *(bench_tab.first_view, bench_tab.clicks),
+    ],
+    ids=lambda measure: measure.__name__,
+)
+def test_every_bench_runs_to_its_end(
+    measure: Callable[[Path, Report], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(tmp_path, Report(turns=1, scale=0.002))
+    printed = capsys.readouterr().out
+    assert printed
+    assert "none, a trial" in printed or measure is bench_tab.clicks
+    assert not re.search(r"(?<!not )\bmet\b", printed)
 
 
 def test_peers_that_answer_otherwise_have_no_figure(tmp_path: Path) -> None:
