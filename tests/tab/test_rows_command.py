@@ -14,6 +14,8 @@ from predboard import InputError
 from predboard.cli.main import run
 from predboard.config import RowsConfig
 from predboard.predictions.schema import Run
+from predboard.tab import export
+from predboard.tab.export import FORMATS
 from predboard.tab.rows_command import list_rows
 from predboard.tab.tags import Tags
 from tests import toy
@@ -152,3 +154,15 @@ def test_copies_are_the_files_themselves_under_safe_names(tmp_path: Path) -> Non
     assert (tmp_path / "copies" / copies[1]).read_bytes() == b"pixels 3"
     with pytest.raises(InputError, match="is there and not empty: name a new folder"):
         list_rows(config)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_rows_are_written_some_at_a_time_and_are_the_same(
+    folder: Path, format_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RowsConfig(folder, format=format_)
+    whole = list(list_rows(config).blocks())
+    monkeypatch.setattr(export, "BLOCK_ROWS", 7)
+    some = list(list_rows(config).blocks())
+    assert b"".join(some) == b"".join(whole)
+    assert len(some) > len(whole) or format_ == "parquet"

@@ -279,7 +279,8 @@ def _rows(config: RowsConfig) -> int:
     with stoppable():
         result = list_rows(config, log)
         if config.copy_to is None:
-            print_bytes(result.content)
+            for block in result.blocks():
+                print_bytes(block)
         else:
             print(f"{plural(result.copied, 'image')} of {result.total:,} -> {config.copy_to}")
         return 0 if config.copy_to is None or result.copied else 1

@@ -1,7 +1,8 @@
 """Lists rows of a run for the command line, by the functions of the tab. It knows no request and no terminal."""
 
+import functools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from predboard.near_paths import did_you_mean_path
 from predboard.storage.paths import explain_write_errors, is_inside, is_remote, join_ref, parse_path
 from predboard.tab.answers import View, image_root_of
 from predboard.tab.columns import StepRows
-from predboard.tab.export import export_rows
+from predboard.tab.export import export_blocks
 from predboard.tab.log_runs import LogRun
 from predboard.tab.pairs import MOVES
 from predboard.tab.query import OWN_NUMBERS, join_values, read_query
@@ -36,10 +37,15 @@ class RowsResult:
 
     total: int
     """Rows of the query, before the limit."""
-    content: bytes
-    """The list, in the format asked for."""
+    blocks: Callable[[], Iterator[bytes]]
+    """Yields the list, in the format asked for, some rows at a time."""
     copied: int = 0
     """Images that were copied."""
+
+    @property
+    def content(self) -> bytes:
+        """The whole list."""
+        return b"".join(self.blocks())
 
 
 def list_rows(config: RowsConfig, log: Callable[[str], None] = lambda _: None) -> RowsResult:
@@ -58,14 +64,14 @@ def list_rows(config: RowsConfig, log: Callable[[str], None] = lambda _: None) -
     query = read_query({name: [text] for name, text in _parameters(config, step).items()})
     sort, descending = _order(config, run)
     total, rows = view.rows(query, run, step, sort, descending, 0, config.limit)
-    content = export_rows(view, run, step, rows, config.format)
+    blocks = functools.partial(export_blocks, view, run, step, rows, config.format)
     copied = 0
     if config.copy_to is not None:
         copied = _copy_images(config.copy_to, run, step, rows, log)
         ending = "txt" if config.format == "paths" else config.format
-        with explain_write_errors(config.copy_to):
-            (config.copy_to / f"rows.{ending}").write_bytes(content)
-    return RowsResult(total, content, copied)
+        with explain_write_errors(config.copy_to), (config.copy_to / f"rows.{ending}").open("wb") as file:
+            file.writelines(blocks())
+    return RowsResult(total, blocks, copied)
 
 
 def _open(config: RowsConfig) -> tuple[View, LogRun]:
