@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from predboard.predictions import table
 from predboard.predictions.schema import (
     Run,
     hash_refs,
@@ -64,6 +65,20 @@ def test_rank_and_ties_count_higher_and_equal_logits() -> None:
     rows = toy.predictions(run, logits, np.array([2, 3, 1, 2]))
     assert rows.rank.tolist() == [1, 0, 2, 0]
     assert rows.ties.tolist() == [0, 3, 1, 0]
+
+
+@pytest.mark.parametrize("kinds", [2, 4, 40])
+def test_ranks_and_ties_beyond_the_highest_are_counted_too(kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine classes of few distinct logits, 30 rows at a time, against plain loops."""
+    monkeypatch.setattr(table, "_BLOCK_NUMBERS", 30 * 9)
+    run = dataclasses.replace(toy.RUN, classes=tuple("abcdefghi"))
+    random = np.random.default_rng(0)
+    logits, label = random.integers(0, kinds, (200, 9)).astype(np.float32), random.integers(0, 9, 200)
+    rows = toy.predictions(run, logits, label)
+    for z, true, top, rank, ties in zip(logits.tolist(), label, rows.top.tolist(), rows.rank, rows.ties, strict=True):
+        assert top == sorted(range(9), key=lambda c: (-z[c], c))[:5]
+        assert rank == sum(each > z[true] for each in z)
+        assert ties == (z.count(z[true]) - 1 if rank < 5 else 0)
 
 
 def test_rows_for_tiles_by_hand() -> None:

@@ -233,7 +233,7 @@ class ScoreHistograms:
         top, given = at[each, predicted].astype(np.int64), at[each, label].astype(np.int64)
         shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
         place = (predicted == label) * FINE_BINS + top
-        state = replace(cls.zero(run), by_group=GroupedHistograms.count(rows, at, (each, label), place))
+        state = replace(cls.zero(run), by_group=GroupedHistograms.count(rows, at[:, :k], (each, label), place))
         count_into(state.true, label * bins + (given >> shift))
         count_into(state.true_grouped, (group * k + label) * coarse + (given >> shorter))
         count_into(state.confidence, place)
