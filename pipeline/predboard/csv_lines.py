@@ -1,11 +1,8 @@
 """Formats columns as lines of a CSV file. It does not know what they mean."""
 
-import csv
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,15 +37,15 @@ def format_csv_lines(columns: Sequence[CsvColumn], digits: int = 6) -> bytes:
     >>> format_csv_lines([np.array([1, 2]), np.array([2 / 3, np.nan]), TextCodes(["a,b"], np.array([0, -1]))])
     b'1,0.666667,"a,b"\n2,,\n'
     """
-    lines: list[str] = []
-    # With \r\n as its line end the writer quotes a lone \r as well.
-    writer = csv.writer(SimpleNamespace(write=lambda line: lines.append(line[:-2])), lineterminator="\r\n")
-    writer.writerows(zip(*(_cells(column, digits) for column in columns), strict=True))
+    cells = [_cells(column, digits) for column in columns]
+    lines = map(",".join, zip(*cells, strict=True)) if len(cells) > 1 else (text or '""' for text in cells[0])
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+
+_QUOTE, _QUOTED = '"', re.compile('[",\r\n]')
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -67,13 +64,21 @@ def original_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and harmless_cell(cell[1:]) == cell else cell
 
 
-def _cells(column: CsvColumn, digits: int) -> Sequence[object]:
+def _cells(column: CsvColumn, digits: int) -> Sequence[str]:
+    """Return the cells of a column, as they stand in the file (RFC 4180)."""
     if isinstance(column, TextCodes):
-        texts = [*map(harmless_cell, column.texts), ""]
+        texts = [*map(_text_cell, column.texts), ""]
         return [texts[code] for code in column.codes.tolist()]
     if not isinstance(column, np.ndarray):
-        return list(map(harmless_cell, column))
+        return list(map(_text_cell, column))
+    # Formatted together, which takes half as long as one by one.
+    cells = ((f"%.{digits}g\n" if column.dtype.kind == "f" else "%d\n") * len(column) % (*column.tolist(),)).split("\n")
     if column.dtype.kind == "f":
-        return ["" if math.isnan(number) else f"{number:.{digits}g}" for number in column.tolist()]
-    numbers: list[int] = column.tolist()
-    return numbers
+        for row in np.flatnonzero(np.isnan(column)).tolist():
+            cells[row] = ""
+    return cells[: len(column)]
+
+
+def _text_cell(text: str) -> str:
+    text = harmless_cell(text)
+    return f'"{text.replace(_QUOTE, 2 * _QUOTE)}"' if _QUOTED.search(text) else text

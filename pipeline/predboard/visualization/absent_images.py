@@ -123,8 +123,11 @@ def decode_absent(record: Mapping[str, Any], base: str) -> AbsentImages:
     base = os.path.abspath(base)  # noqa: PTH100
     places = []
     for folder, seen, names in record["places"]:
-        numbers = None if seen is None else (*map(int, seen),)
-        places.append(AbsentPlace(_absolute(str(folder), base), numbers, [str(name) for name in names]))
+        before: Stamp | None = None
+        if seen is not None:
+            size, changed, inode, device = map(int, seen)
+            before = size, changed, inode, device
+        places.append(AbsentPlace(_absolute(str(folder), base), before, [str(name) for name in names]))
     asked_from = str(record["asked_from"])
     return AbsentImages(places, asked_from and _absolute(asked_from, base))
 

@@ -122,6 +122,7 @@ class SourceImages:
         self.missing: set[str] = set()  # references of images that were not found
         self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
         self._answering: dict[str, bool] = {}
+        self._absent_roots: set[str] = set()  # nothing is looked for below them
         self._asking = threading.Lock()
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
         self._names_of_folder = functools.cache(names_of_folder)  # following links takes as long as decoding an image
@@ -277,7 +278,8 @@ class SourceImages:
             origins.reverse()
         answers = self._answers(self._root_of(step))
         is_allowed = self._anywhere or not answers or self._is_inside(step, ref)
-        if not (answers and is_allowed):
+        is_there = self._anywhere or self._root_of(step) not in self._absent_roots
+        if not (answers and is_allowed and is_there):
             origins.remove("source")
         for origin in origins:
             stored = self._thumbnail(step, row) if origin == "thumbnail" else None
@@ -336,11 +338,15 @@ class SourceImages:
         with self._asking:
             if root not in self._answering:
                 limit = ItemTimeout[str, bool](ANSWER_SECONDS, lambda _: False)
-                asked = ordered_map(
-                    lambda name: Path(name).exists() or True, [] if is_uri(root) else [root], 1, 1, limit
-                )
+                asked = ordered_map(self._find_root, [] if is_uri(root) else [root], 1, 1, limit)
                 self._answering[root] = next(asked, True)
             return self._answering[root]
+
+    def _find_root(self, root: str) -> bool:
+        """Return True as soon as the file system answers, and note whether the folder is absent."""
+        if not Path(root).exists():
+            self._absent_roots.add(root)
+        return True
 
     def _is_inside(self, step: int, ref: str) -> bool:
         """Return whether a ref leads to below the folder that the user named, or else the root of the run."""
