@@ -172,7 +172,7 @@ test-libraries: $(READY_LIBRARIES) ## compare logits with torchvision, timm and 
 docs: $(READY_DEV) ## write the generated parts of docs/ from the code
 	@$(BIN)/python -m tests.pages
 
-bench: $(READY_DEV) ## measure what is claimed of speed, a quarter of an hour (ARGS=loader for one part)
+bench: $(READY_DEV) ## measure what is claimed of speed, twenty minutes (ARGS=loader for one part)
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 bench-peers: $(READY_PEERS) ## measure beside what others run: timm's, torchvision's, torchmetrics', scikit-learn's

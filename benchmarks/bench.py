@@ -127,7 +127,7 @@ def compute(folder: Path, report: Report) -> None:
     (folder / "net.py").write_text(MODELS)
     toy.pictures(folder / "tiny", classes=10, each=20, size=(40, 40))
     refs = [p.relative_to(folder / "tiny").as_posix() for p in sorted((folder / "tiny").rglob("*.png"))]
-    out, few, many = _outs(folder), report.size(2), report.size(8, 2)
+    out, few, many = _outs(folder), report.size(1), report.size(5, 2)
     net = _factory("heavy")().eval().to(memory_format=torch.channels_last)
     batch = torch.rand(BATCH, 3, 40, 40).to(memory_format=torch.channels_last)
 
@@ -244,8 +244,8 @@ def forecast(folder: Path, report: Report) -> None:
     (folder / "net.py").write_text(MODELS)
     for name, rows, model, crop in (
         ("photos", report.size(5_000, 300), "small", 224),  # bound by decoding
-        ("digits", report.size(20_000, 300), "small", None),  # by what surrounds both
-        ("tiny", report.size(800, 50), "heavy", None),  # by the model
+        ("digits", report.size(10_000, 300), "small", None),  # by what surrounds both
+        ("tiny", report.size(400, 50), "heavy", None),  # by the model
     ):
         files = [file.relative_to(folder).as_posix() for file in sorted((folder / name).rglob("*.[jp][pn]g"))]
         listed = folder / f"{name}.csv"
@@ -300,7 +300,7 @@ USUAL = (
     *bench_labels.BENCHES,
     *bench_tab.BENCHES,
 )
-NAMED = (bench_visualize.huge, bench_memory.memory_table, *bench_ray.BENCHES)
+NAMED = (*bench_visualize.NAMED, bench_memory.memory_table, *bench_ray.BENCHES)
 """These take minutes, and run only when they are named."""
 
 

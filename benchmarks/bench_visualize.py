@@ -306,5 +306,6 @@ def tiles(folder: Path, report: Report) -> None:
     report.compare("a JPEG tile into an event file, faster than add_image", ours_each, theirs_each, at_least=100)
 
 
-BENCHES = (slope, steps, memory, two, rerun, tiles)
-"""Those that run when none is named; `huge` runs when it is."""
+BENCHES = (slope, steps, memory, two, tiles)
+NAMED = (rerun, huge)
+"""These take minutes."""

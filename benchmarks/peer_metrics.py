@@ -10,7 +10,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +109,11 @@ def torchmetrics(folder: Path, report: Report) -> None:
     import predboard
 
     sizes = [(report.size(rows, 500), classes) for rows, classes in SIZES]
-    for (rows, classes), photos in itertools.product(sizes, [toy.photographs, noise]):
+    kinds: Mapping[str, Callable[[Path, list[str]], object]] = {"photographs": toy.photographs, "noise": noise}
+    for (rows, classes), (kind, pictures) in itertools.product(sizes, kinds.items()):
         every = rows // 500
-        root = folder / f"usual-{rows}-{classes}-{photos.__name__}"
-        photos(root, [f"{i:06d}.png" for i in range(0, rows, every)])
+        root = folder / f"usual-{rows}-{classes}-{kind}"
+        pictures(root, [f"{i:06d}.png" for i in range(0, rows, every)])
         run = bench_visualize.write(folder / f"usual-{rows}-{classes}", rows, classes)
         logs = folder / f"usual-{rows}-{classes}-logs"
         figures = dict[str, float]()
@@ -132,7 +133,7 @@ def torchmetrics(folder: Path, report: Report) -> None:
         metrics = json.loads(next(logs.rglob("summary.json")).read_text("utf-8"))["steps"][-1]["metrics"]
         with Image.open(next(root.iterdir())) as photo:
             size = "×".join(map(str, photo.size))
-        claim = f"visualize, {rows:,} × {classes:,}, 500 {photos.__name__} of {size}"
+        claim = f"visualize, {rows:,} × {classes:,}, 500 {kind} of {size}"
         print(f"{claim}: {compared(metrics, figures)}", flush=True)
         claim += ", faster than torchmetrics and SummaryWriter"
         report.compare(claim, costs["ours"], costs["theirs"], at_least=20)
