@@ -25,6 +25,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.class_bins import count_bins, count_into, empty_bins
 from predboard.metrics.grouped import no_groups
 from predboard.metrics.intervals import Floats, grouped_jackknife
 from predboard.predictions.sampling import JACKKNIFE_GROUPS
@@ -37,9 +38,6 @@ FINE_BINS = 4096
 
 _BLOCK = 2**18
 """Numbers that are worked on at once: 1 MB, what a processor's core has beside it."""
-
-_SUMMED_ROWS = 2048
-"""Rows from which summing the FINE_BINS of a class takes less time than counting its rows once more."""
 
 MAX_SCORE = 32.0
 """Bins cover scores from -MAX_SCORE to MAX_SCORE."""
@@ -238,70 +236,13 @@ class ScoreHistograms:
         count_into(state.true_grouped, (group * k + label) * coarse + (given >> shorter))
         count_into(state.confidence, place)
         count_into(state.given, (group % 2) * FINE_BINS + given)
-        _count_classes(at, group, state)
+        count_bins(at, group, state.every[None], state.every_grouped, state.any_class)
         return state
 
 
-def _count_classes(at: NDArray[np.int16], group: NDArray[np.int64], state: ScoreHistograms) -> None:
-    """Count the bins of all classes, of rows in these groups, [rows], into the tables of a state of no rows.
-
-    A few classes at a time, so that their tables stay in the processor's cache. `every` and `any_class` are sums of one
-    table with all bins of a class, where there are so many rows that summing takes less time than a second count.
-
-    Args:
-        at: from `_empty_places`.
-    """
-    rows, k, bins, coarse = len(at), *state.every.shape, state.every_grouped.shape[2]
-    planes = FINE_BINS // bins  # a table is [folds, planes, bins], so that whole rows of it are summed
-    shift, shorter = planes.bit_length() - 1, (FINE_BINS // coarse).bit_length() - 1
-    summing, fold = rows >= _SUMMED_ROWS, group % 2
-    cells, grouped_cells = 2 * FINE_BINS if summing else bins, JACKKNIFE_GROUPS * coarse
-    fours = at.view(np.int64)  # [rows, classes / 4]
-    width = min(max((_BLOCK // 16 - 1) // max(rows, 1), 1), fours.shape[1])
-    kind = np.min_scalar_type(4 * width * rows)  # 16 bits as a rule: a table of them is summed in a third of the time
-    in_block = np.arange(4 * width).reshape(width, 1, 4)
-    in_table = in_block * cells + (fold * (FINE_BINS * summing))[:, None]  # [classes / 4, rows, 4]
-    in_groups = in_block * grouped_cells + (group * coarse)[:, None]
-    table, grouped = np.empty((4 * width, cells), kind), np.empty((4 * width, grouped_cells), kind)
-    index, totals = np.empty_like(in_table), np.zeros((2, planes, bins), np.int64)
-    for start in range(0, fours.shape[1], width):
-        n = min(width, fours.shape[1] - start)
-        columns = fours[:, start : start + n].T.copy().view(np.int16).reshape(n, rows, 4)
-        place, short = columns >> shift, columns >> shorter
-        some = slice(4 * start, min(4 * (start + n), k))
-        c = some.stop - some.start
-        if summing:
-            columns &= planes - 1
-            columns *= bins
-            place += columns
-        table[:], grouped[:] = 0, 0
-        np.copyto(index[:n], place)
-        index[:n] += in_table[:n]
-        count_into(table, index[:n])
-        state.every[some] = table[:c].reshape(c, -1, bins).sum(axis=1, dtype=kind)
-        if summing:
-            totals += table[:c].sum(axis=0, dtype=kind).reshape(totals.shape)
-        np.copyto(index[:n], short)
-        index[:n] += in_groups[:n]
-        count_into(grouped, index[:n])
-        state.every_grouped[:, some] = grouped[:c].reshape(c, JACKKNIFE_GROUPS, coarse).swapaxes(0, 1)
-    if summing:
-        state.any_class[:] = totals.swapaxes(1, 2).reshape(2, FINE_BINS)
-        return
-    size = max(_BLOCK // k, 1)
-    for start in range(0, rows, size):
-        block = slice(start, start + size)
-        count_into(state.any_class, at[block, :k] + (fold[block] * FINE_BINS)[:, None])
-
-
-def _empty_places(shape: tuple[int, int]) -> NDArray[np.int16]:
-    """Return an array for bins of [rows, classes], with up to three classes more, so that four are moved at once."""
-    return np.zeros((shape[0], -(-shape[1] // 4) * 4), np.int16)
-
-
 def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Return which of FINE_BINS each probability is in, as `_empty_places`."""
-    at = _empty_places(probabilities.shape)
+    """Return which of FINE_BINS each probability is in, as `empty_bins`."""
+    at = empty_bins(*probabilities.shape)
     size = max(_BLOCK // probabilities.shape[1], 1)
     low, u = np.empty((2, min(size, len(at)), probabilities.shape[1]), np.float32)
     for start in range(0, len(at), size):  # blocks that stay in the processor's cache
@@ -321,23 +262,18 @@ def _places(probabilities: NDArray[np.float32], predicted: NDArray[np.int64]) ->
 
 
 def _saved_places(logarithms: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Return which of FINE_BINS each probability is in that was saved as such, as `_empty_places`.
+    """Return which of FINE_BINS each probability is in that was saved as such, as `empty_bins`.
 
     It depends on the saved number alone, and not on what a softmax of the row would make of it, so that rows with equal
     numbers are in one bin and the order is that of the file: a row of rounded ones may sum to .98, and of single
     precision ones some are exactly 1.
     """
-    at = _empty_places(logarithms.shape)
+    at = empty_bins(*logarithms.shape)
     size = max(_BLOCK // logarithms.shape[1], 1)
     for start in range(0, len(at), size):
         z = np.minimum(logarithms[start : start + size], 0)
         at[start : start + size, : z.shape[1]] = bin_index(score_of_probability(np.exp(z), -np.expm1(z)))
     return at
-
-
-def count_into(table: NDArray[np.integer], index: NDArray[np.int64]) -> None:
-    """Add 1 to a table, row after row, wherever the index says so: two thirds of the time of `np.bincount`."""
-    np.add.at(table.reshape(-1), index.reshape(-1), table.dtype.type(1))
 
 
 def positives_by_threshold(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predboard.metrics.class_bins import count_bins, count_into, empty_bins
 from predboard.metrics.grouped import no_groups
 from predboard.metrics.intervals import Floats
 from predboard.metrics.multi_label.known_sets import KnownSets
@@ -27,7 +28,6 @@ from predboard.metrics.score_histograms import (
     bin_index,
     bins_per_class,
     coarse_bins_per_class,
-    count_into,
     score_of_probability,
 )
 from predboard.predictions.multi_label.table import MultiLabelPredictions
@@ -91,10 +91,10 @@ class LabelHistograms:
         bins, coarse = state.every_by_fold.shape[2], state.every_grouped.shape[2]
         shift, shorter = (int(np.log2(FINE_BINS // n)) for n in (bins, coarse))
         group, fold = sets.group, sets.group % 2
-        at = np.empty(logits.shape, np.int16)  # [rows, classes]
+        at = empty_bins(*logits.shape)  # [rows, classes]
         size = max(_BLOCK // k, 1)
         for start in range(0, len(at), size):
-            at[start : start + size] = logit_bin(logits[start : start + size])
+            at[start : start + size, :k] = logit_bin(logits[start : start + size])
 
         def places(row: NDArray[np.int64], label: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
             """Return the places of decisions in the tables by fold, by group and of any label."""
@@ -109,21 +109,8 @@ class LabelHistograms:
         whole = sets.unknown.size == 0
         place = bin_index(score_of_probability(labelled.confidence)).astype(np.int64) + labelled.right * FINE_BINS
         count_into(state.confidence, place[whole])
-        state = replace(state, by_group=_by_group(labelled, at, sets, np.where(whole, place, -1)))
-        at += (fold * FINE_BINS).astype(np.int16)[:, None]
-        of_group = group * (k * coarse) - fold * coarse
-        width = max(_BLOCK // 4 // max(len(at), 1), 1)
-        for start in range(0, k, width):  # label by label: a table of one label stays in the processor's cache
-            columns = at[:, start : start + width].T.astype(np.int64, order="C")  # [classes, rows]
-            in_block = np.arange(len(columns))[:, None]
-            count_into(state.any_label, columns)
-            folds = np.zeros((len(columns), 2, bins), np.int32)
-            count_into(folds, (columns >> shift) + in_block * (2 * bins))
-            state.every_by_fold[:, start : start + width] = folds.swapaxes(0, 1)
-            columns >>= shorter
-            columns += (in_block + start) * coarse
-            columns += of_group
-            count_into(state.every_grouped, columns)
+        state = replace(state, by_group=_by_group(labelled, at[:, :k], sets, np.where(whole, place, -1)))
+        count_bins(at, group, state.every_by_fold, state.every_grouped, state.any_label)
         counted: tuple[NDArray[Any], ...] = (state.every_by_fold, state.every_grouped, state.any_label)
         for of_unknown, place in zip(counted, unknown, strict=True):
             np.subtract.at(of_unknown.reshape(-1), place, of_unknown.dtype.type(1))
