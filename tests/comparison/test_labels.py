@@ -278,8 +278,7 @@ def test_runs_of_other_labels_are_compared_on_those_that_both_have(tmp_path: Pat
     assert (found["rows"], found["by_class"]) == (plain["rows"], plain["by_class"])
     assert "bce" not in found["differences"]
     rules = [{"metric": name, "max_drop": 0.5} for name in ("average_precision_macro", "classes/field/recall")]
-    gated = GateConfig(tmp_path / "new", baseline=tmp_path / "old", map_classes=True)
-    of_map, of_field = gate(gated, lambda _: None, rules).verdicts[1:]
+    of_map, of_field = gate(tmp_path / "new", rules, tmp_path / "old", map_classes=True).verdicts[1:]
     assert of_map.findings[0].value == pytest.approx(same["average_precision_macro"]["difference"], abs=1e-6)
     assert of_field.outcome != "pass"
 

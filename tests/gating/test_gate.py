@@ -23,7 +23,7 @@ import pytest
 import predboard
 from predboard import GateConfig, ImportConfig, InputError, VisualizeConfig, import_predictions, visualize
 from predboard.cli import main
-from predboard.comparison import join
+from predboard.comparison.class_mapping import ClassMapping
 from predboard.comparison.differences import Comparison
 from predboard.comparison.flips import IDENTICAL_METHOD
 from predboard.comparison.paired_counts import count_pairs
@@ -760,7 +760,7 @@ def test_eurosat(eurosat: Path, command: Callable[..., Said]) -> None:
 
 def test_all_differences_that_are_called_paired_are(eurosat: Path) -> None:
     first, *_, last = open_run(eurosat)
-    found = Comparison(count_pairs(first, last, join.ClassMapping(last.run.classes)), last.run.classes).differences
+    found = Comparison(count_pairs(first, last, ClassMapping(last.run.classes)), last.run.classes).differences
     paired = {spec.name for spec in registry.METRICS if spec.paired and spec.group != "positive"}  # of two classes
     assert {pattern_of(name) for name in found} <= paired
     missing = paired - {pattern_of(name) for name in found}

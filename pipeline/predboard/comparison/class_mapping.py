@@ -60,8 +60,8 @@ def match_classes(
     for run, side in ((old, called[0]), (new, called[1])):
         if twice := next((name for name in run.classes if run.classes.count(name) > 1), None):
             raise InputError(f"two classes of {side} are called {twice!r}, so --map-classes cannot tell them apart")
-    both = set(old.classes) & set(new.classes)
-    names = tuple(name for name in dict.fromkeys([*new.classes, *old.classes]) if not shared or name in both)
+    common = set(old.classes) & set(new.classes)
+    names = tuple(name for name in dict.fromkeys([*new.classes, *old.classes]) if not shared or name in common)
     if not names:
         raise InputError(
             f"{called[0]} and {called[1]} have no label in common, such as {old.classes[0]!r} and {new.classes[0]!r}"
@@ -90,8 +90,8 @@ def settled_rows(batch: pa.RecordBatch, classes: int) -> pa.RecordBatch:
     """Return rows of which no label that is left is known as rows without labels."""
     names = batch.schema.names
     valid = np.asarray(batch.column("labels").is_valid())
-    sets = (LabelSets.from_arrow(batch.column(name)) for name in ("labels", "unknown"))
-    settled = MultiLabels(*sets, valid).settled(classes).to_arrow()
+    labels, unknown = (LabelSets.from_arrow(batch.column(name)) for name in ("labels", "unknown"))
+    settled = MultiLabels(labels, unknown, valid).settled(classes).to_arrow()
     for name, column in zip(("labels", "unknown"), settled, strict=True):
         batch = batch.set_column(names.index(name), batch.schema.field(name), column)
     return batch

@@ -90,7 +90,7 @@ class PairedLabels:
         """Return the counts of no rows."""
         none = LabelCounts.zero(_run(classes))
         moved = np.zeros((JACKKNIFE_GROUPS, 4, classes), np.int64)
-        return cls(none, none, empty_slices(), moved, np.zeros(2, np.int64), *[np.int64(0)] * 13)
+        return cls(none, none, empty_slices(), moved, np.zeros(2, np.int64), *[np.int64(0)] * 13)  # type: ignore[arg-type]  # the other has a default
 
     @classmethod
     def measure(cls, classes: int, rows: JoinedRows, crosses: Crosses = (), scored_too: bool = False) -> "PairedLabels":
