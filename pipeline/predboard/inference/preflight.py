@@ -257,7 +257,10 @@ class _Examined:
         together = 0.0
         if self.forward_rows > len(sample.label):
             limit = self._seconds_left()
-            together = self.probe.measure_together(len(job.loader.manifest), sample.decoded_per_second, limit)
+            self.probe.share_processors(self.reader.decode_seconds)
+            together = self.probe.measure_together(
+                len(job.loader.manifest), sample.decoded_per_second, limit, self.reader.keep
+            )
         report = PreflightReport(
             key=key,
             step=run.step,

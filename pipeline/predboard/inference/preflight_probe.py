@@ -5,7 +5,7 @@ It knows nothing of reports, and does not judge what comes out.
 
 import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,9 @@ _CHUNK_ROWS = 8
 
 READ_AHEAD_SECONDS = 5.0
 """Longest duration for which the rest of the sample is decoded beside other work, before anybody asks for it."""
+
+KEPT_BYTES = 2**27
+"""The run takes over no more of other images than those of the sample."""
 
 TOGETHER_SECONDS = 2.0
 """Seconds, as far as they can be foreseen, of the trial from which the duration of the run is forecast."""
@@ -90,7 +93,7 @@ class SampleReader:
         self._loader = job.loader if hands_on else job.loader.without_thumbnails()
         self.rows, self.taken = len(rows), 0
         self._timed, self._seconds = 0, 0.0
-        self._rest: list[tuple[int, LoadedImage]] = []
+        self._kept: dict[int, LoadedImage] = {}
         self._ahead: Iterator[LoadedImage] | None = None
         self._good: list[tuple[int, LoadedImage]] = []  # without pixels
         self._pixels: list[NDArray[Any]] = []
@@ -122,14 +125,19 @@ class SampleReader:
     def finish(self) -> None:
         """Wait for what is decoded ahead."""
         if self._ahead is not None:
-            self._rest = self._take(self.rows - self.taken)
+            self._kept.update(self._take(self.rows - self.taken))
             self._ahead = None
 
     def ready(self) -> dict[int, LoadedImage]:
         """Return the images that could be read, by their row."""
         pixels = itertools.chain.from_iterable(self._pixels)
         read = {i: replace(row, pixels=p) for (i, row), p in zip(self._good, pixels, strict=True)}
-        return read | dict(self._rest)
+        return read | self._kept
+
+    def keep(self, row: int, image: LoadedImage) -> None:
+        """Hand on an image that was loaded for something else, while they take no more than `KEPT_BYTES`."""
+        if self._hands_on and image.pixels is not None and (len(self._kept) + 1) * self._job.like.nbytes <= KEPT_BYTES:
+            self._kept[row] = image
 
     def _take(self, count: int) -> list[tuple[int, LoadedImage]]:
         """Return the next rows that can be read."""
@@ -263,6 +271,11 @@ class Probe:
             forward = self._processor_seconds / max(self._rows, 1)
             self.threads = share_threads(torch.get_num_threads(), forward, decode_seconds)
 
+    def _piece(self, like: NDArray[Any], size: int) -> int:
+        """Return how many pictures of a batch go through the model together, as in the run."""
+        divides = self._device.type == "cpu" and self._network.takes_any_size
+        return -(-size // count_pieces(like, size)) if divides else size
+
     def prepare(self, pixels: NDArray[Any], scaling: Scaling) -> torch.Tensor:
         """Return float32 [rows, channels, height, width] on the device, as the model would get it by this scaling."""
         given = self.values.given
@@ -283,9 +296,7 @@ class Probe:
         batches: list[NDArray[np.float32]] = []
         start = 0
         while start < len(pixels):
-            size = self._job.batch_size
-            if self._device.type == "cpu" and self._network.takes_any_size:
-                size = -(-size // count_pieces(pixels[0], size))
+            size = self._piece(pixels[0], self._job.batch_size)
             batch, began = pixels[start : start + size], time.perf_counter()
             start += size
             at_work = time.process_time()
@@ -320,22 +331,30 @@ class Probe:
         except Exception:  # whatever a model raises for pictures that it was not made for
             return None
 
-    def measure_together(self, manifest_rows: int, decoded_per_second: float, limit_seconds: float) -> float:
+    def measure_together(
+        self,
+        manifest_rows: int,
+        decoded_per_second: float,
+        limit_seconds: float,
+        keep: Callable[[int, LoadedImage], object] = lambda _, __: None,
+    ) -> float:
         """Measure how fast images go through decoding, the model and the writer at the same time, as the run does it.
 
         On a CPU, threads that decode, those of the model and that of the writer slow each other down. All but the
-        images is warm by now: few of them were read before, so that a slow disk counts. The first two batches do not
-        count, which have gone through when the first one comes out. The part that is written is thrown away.
+        images is warm by now: few of them were read before, so that a slow disk counts. All batches count, the first
+        and the last too: while the first goes through the model, most of a short trial is decoded. The part that is
+        written is thrown away.
 
         Args:
             manifest_rows: rows of the whole manifest, of which as many are taken as need two seconds or so, or a
                 twentieth of the whole run.
             decoded_per_second: by decoding alone.
             limit_seconds: it is left out if it would probably take longer.
+            keep: takes each row and its image.
 
         Returns:
-            images per second; 0 if there are not three batches, or where they are slow and too large a share of the
-            run, whose duration then is the sum of both.
+            images per second; 0 where they are slow and too large a share of the run, whose duration then is the sum of
+            both.
         """
         job, step = self._job, next(iter(self._job.runs))
         size = min(job.batch_size, self.limit.rows)
@@ -350,10 +369,15 @@ class Probe:
         chunks = ((task, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
         ahead = 2 * job.threads + -(-2 * size // _CHUNK_ROWS)
         stream = job.loader.stream(chunks, job.like, job.threads, ahead)
-        loaded = ((task, row) for _, chunk in stream for row in chunk)
+
+        def load() -> Iterator[tuple[Task, LoadedImage]]:
+            for i, row in zip(rows, (row for _, chunk in stream for row in chunk), strict=True):
+                keep(i, row)
+                yield task, row
+
         scaling = job.loader.preprocessing
         normalizer = Normalizer(self._device, scaling.mean, scaling.std)
-        batches = forward(loaded, {step: self._network}, normalizer, job.like, size, self.limit)
+        batches = forward(load(), {step: self._network}, normalizer, job.like, self._piece(job.like, size), self.limit)
         without_embeddings = replace(job, runs={step: replace(job.runs[step], embedding=0)})
         with PartBuilder(part_spec(without_embeddings, self._device, task, step)) as part:  # which is not published
 
@@ -361,11 +385,10 @@ class Probe:
                 part.add(batch.rows, batch.outputs[step][0])
                 return len(batch.rows)
 
-            written = ordered_map(write, batches, workers=1, ahead=4)
-            next(written, None)
             began = time.perf_counter()
-            done = sum(written) - size
-            return max(done, 0) / max(time.perf_counter() - began, 1e-6)
+            with torch_threads(self.threads or torch.get_num_threads()):
+                done = sum(ordered_map(write, batches, workers=1, ahead=4))
+            return done / max(time.perf_counter() - began, 1e-6)
 
     def previews(self, pixels: NDArray[Any]) -> list[Image.Image]:
         """Return pictures as the model gets them, scaled back to what a person can look at."""
