@@ -132,6 +132,26 @@ def test_a_slice_of_one_group_or_of_rows_that_are_all_right_has_no_interval() ->
     assert grouped_interval(0.5, np.array([0.4, 0.6])) == (0.0, 1.0)
 
 
+def test_a_class_of_few_groups_has_the_quantile_of_their_number() -> None:
+    """The only groups with images of a class tell as much as they are: with two of twenty t has one degree."""
+    of = Patients(120)
+    group = jackknife_group(hash_refs(of.names(0)))
+    some = np.isin(group, sorted(set(group.tolist()))[:3])
+    of.label[(of.label == 1) & ~some] = 2
+    columns = class_columns(MetricState.measure(RUN, of.rows(0)))
+    for name, hit in (("recall", of.p.argmax(axis=1) == 1), ("auroc", None)):
+        without = []
+        for g in sorted(set(group.tolist())):
+            at = group != g
+            recall = hit is not None and hit[at & (of.label == 1)].mean()
+            without.append(roc_auc_score(of.label[at] == 1, of.p[at, 1]) if hit is None else recall)
+        spread = ((np.array(without) - np.mean(without)) ** 2).sum()
+        half = stats.t.ppf(0.975, 2) * np.sqrt(2 / 3 * spread)
+        ends = (columns[name].lower[1], columns[name].upper[1])
+        value = columns[name].value[1]
+        assert ends == pytest.approx((max(value - half, 0), min(value + half, 1)), abs=5e-3)
+
+
 def test_student_is_that_of_scipy() -> None:
     for freedom in range(1, 20):
         for t in (-3.0, -0.5, 0.0, 0.7, 2.0, 9.0):

@@ -424,7 +424,9 @@ class Comparison:
         """Return intervals of the differences of all classes that leave out groups of rows that belong together."""
         before, now = self.margins_without
         gain = getattr(self.new.margins, name) - getattr(self.old.margins, name)
-        half = grouped_half_width(getattr(now, name) - getattr(before, name))
+        pairs = ((self.old.margins, before), (self.new.margins, now))
+        present = np.any([without.rows_of(name) < whole.rows_of(name) for whole, without in pairs], axis=0)
+        half = grouped_half_width(getattr(now, name) - getattr(before, name), present)
         half = np.where(half > 0, half, np.nan)  # where all groups are alike, nothing is known
         return np.maximum(gain - half, -1), np.minimum(gain + half, 1)
 

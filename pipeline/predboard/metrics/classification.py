@@ -143,20 +143,20 @@ def aurc(state: MetricState) -> Metric | None:
 def class_precision(state: AnyState) -> ClassMetric:
     """Return the precision of each class."""
     m = state.metrics
-    return _exact(m, m.precision, wilson_intervals(m.hits, m.predictions), m.predictions, lambda w: w.precision)
+    return _exact(m, m.precision, wilson_intervals(m.hits, m.predictions), "precision")
 
 
 def class_recall(state: AnyState) -> ClassMetric:
     """Return the recall of each class."""
     m = state.metrics
-    return _exact(m, m.recall, wilson_intervals(m.hits, m.support), m.support, lambda w: w.recall)
+    return _exact(m, m.recall, wilson_intervals(m.hits, m.support), "recall")
 
 
 def class_f1(state: AnyState) -> ClassMetric:
     """Return the F1 of each class."""
     m = state.metrics
     union = m.support + m.predictions - m.hits  # rows of the class or predicted as it; F1 = 2 J / (1 + J)
-    return _exact(m, m.f1, jaccard_to_f1(wilson_intervals(m.hits, union)), union, lambda w: w.f1)
+    return _exact(m, m.f1, jaccard_to_f1(wilson_intervals(m.hits, union)), "f1")
 
 
 def class_average_precision(state: MetricState) -> ClassMetric:
@@ -191,20 +191,16 @@ def _one_against_rest(
     return ClassMetric(estimate.value, ends[0], ends[1], estimate.bound, images, method)
 
 
-def _exact(
-    m: CountMetrics,
-    value: NDArray[np.float64],
-    ends: Ends,
-    rows: NDArray[np.int64],
-    of_margins: Callable[[Margins], Floats],
-) -> ClassMetric:
+def _exact(m: CountMetrics, value: NDArray[np.float64], ends: Ends, name: str) -> ClassMetric:
     """Return a metric without a bound, nan for classes where it rests on no rows.
 
-    `ends` are of rows that are independent; `of_margins` gives the metric where rows belong together.
+    `ends` are of rows that are independent; `name` is the metric's in `Margins`.
     """
+    rows = m.margins.rows_of(name).astype(np.int64)
     method = grouped_method(m.group_column) if m.group_column else ""
     if m.group_column:
-        ends = grouped_ends(value, of_margins(m.margins_without))
+        without = m.margins_without
+        ends = grouped_ends(value, getattr(without, name), without.rows_of(name) < rows)
     value, lower, upper = (np.where(rows > 0, column, np.nan) for column in (value, *ends))
     return ClassMetric(value, lower, upper, np.full(len(rows), np.nan), rows, method)
 

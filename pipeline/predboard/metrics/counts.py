@@ -255,6 +255,12 @@ class Margins:
         """[..., classes] harmonic mean of precision and recall; 0 without hits."""
         return np.asarray(2 * self.hits / np.maximum(self.support + self.predictions, 1))
 
+    def rows_of(self, name: str) -> Floats:
+        """Return the rows that `recall`, `precision` or `f1` of each class rests on, [..., classes]."""
+        if name == "f1":
+            return self.support + self.predictions - self.hits
+        return self.support if name == "recall" else self.predictions
+
     @cached_property
     def present(self) -> NDArray[np.int64]:
         """[...] classes with images or predictions, at least 1."""

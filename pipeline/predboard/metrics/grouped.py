@@ -127,8 +127,14 @@ def grouped_interval(
     return None if np.isnan(half) else (max(value - half, lowest), min(value + half, highest))
 
 
-def grouped_ends(value: Floats, without: Floats) -> tuple[Floats, Floats]:
-    """Return the ends of `grouped_interval` for many shares at once: [...] and [present, ...]; nan where undefined."""
-    half = grouped_half_width(without)
+def grouped_ends(value: Floats, without: Floats, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return the ends of `grouped_interval` for many shares at once: [...]; nan where undefined.
+
+    Args:
+        value: [...] of all rows.
+        without: [groups, ...] without each group.
+        present: [groups, ...] whether each group has rows that the value rests on.
+    """
+    half = grouped_half_width(without, present)
     half = np.where((half == 0) & ((value == 0) | (value == 1)), np.nan, half)
     return np.clip(value - half, 0, 1), np.clip(value + half, 0, 1)

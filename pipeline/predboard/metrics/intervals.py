@@ -119,11 +119,13 @@ def jackknife(grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., Fl
     return np.asarray(T95 * np.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread))
 
 
-def grouped_half_width(without: NDArray[Any]) -> Floats:
+def grouped_half_width(without: NDArray[Any], present: NDArray[np.bool_] | None = None) -> Floats:
     """Return the half width of the 95 % interval of a metric, as `jackknife` does, from groups that may be few.
 
     Args:
         without: [groups, ...] values without each group that has rows.
+        present: [groups, ...] whether each group has rows of what the value is of, such as a class; where few have, the
+            quantile is that of fewer degrees of freedom. Without it all have.
 
     Returns:
         [...] half widths with Student's t of groups - 1 degrees of freedom; nan for fewer than two groups, or where the
@@ -132,20 +134,27 @@ def grouped_half_width(without: NDArray[Any]) -> Floats:
     >>> round(float(grouped_half_width(np.array([0.4, 0.6]))), 4)  # 12.706 · √(1/2 · 0.02)
     1.2706
     """
-    groups = len(without)
-    if groups < 2:
+    if len(without) < 2:
         return np.full(without.shape[1:], np.nan)
+    groups = np.full(without.shape[1:], len(without)) if present is None else present.sum(axis=0)
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return np.asarray(_T975[groups - 2] * np.sqrt((groups - 1) / groups * spread))
+    quantile = np.array([np.nan, np.nan, *_T975])[groups]
+    return np.asarray(quantile * np.sqrt((groups - 1) / np.maximum(groups, 1) * spread))
 
 
-def grouped_jackknife(grouped: tuple[NDArray[np.integer], ...], metric: Callable[..., Floats]) -> Floats:
-    """Return what `jackknife` does, from groups that may be few: those without rows do not count."""
+def grouped_jackknife(
+    grouped: tuple[NDArray[np.integer], ...],
+    metric: Callable[..., Floats],
+    of_value: NDArray[np.bool_] | None = None,
+) -> Floats:
+    """Return what `jackknife` does, from groups that may be few: those without rows do not count.
+
+    `of_value` [JACKKNIFE_GROUPS, ...] says which groups have rows of what each value is of, see `grouped_half_width`.
+    """
     totals = [counts.sum(axis=0, dtype=np.int64) for counts in grouped]
     present = [g for g in range(len(grouped[0])) if any(counts[g].any() for counts in grouped)]
-    return grouped_half_width(
-        np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in present])
-    )
+    without = np.array([metric(*(t - c[g] for t, c in zip(totals, grouped, strict=True))) for g in present])
+    return grouped_half_width(without, None if of_value is None else of_value[present])
 
 
 def sign_test(lost: int, won: int) -> float:
