@@ -165,7 +165,9 @@ class GroupedHistograms:
 
     def half_widths(self, metric: Callable[..., "Estimate"]) -> Floats:
         """Return half widths of intervals of `auroc` or `average_precision` of each class, [classes]."""
-        return grouped_jackknife((self.true, self.every), lambda t, e: metric(t, e).value, self.true.any(axis=-1))
+        return grouped_jackknife(
+            (self.true, self.every), lambda t, e: metric(t, e).value, np.asarray(self.true.any(axis=-1))
+        )
 
     @property
     def aurc_half_width(self) -> float:
