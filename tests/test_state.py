@@ -130,16 +130,20 @@ def test_lowest_orders_by_score_then_key_then_id() -> None:
     ),
     st.integers(0, 6),
     st.booleans(),
+    st.sampled_from([1, 2048]),
 )
 def test_lowest_chooses_as_a_sort_of_all_rows_does(
-    rows: list[tuple[int, float, int]], limit: int, one_group: bool
+    rows: list[tuple[int, float, int]], limit: int, one_group: bool, many: int
 ) -> None:
     group, key = (np.array([row[i] for row in rows], np.int64) for i in (0, 2))
     score, id_ = np.array([row[1] for row in rows]), np.arange(len(rows))
     group = group * (not one_group)
     order = sorted(range(len(rows)), key=lambda i: (group[i], np.isnan(score[i]), np.nan_to_num(score[i]), key[i], i))
     expected = [i for g in (0, 1) for i in [j for j in order if group[j] == g][:limit]]
-    assert Lowest.choose(limit, group, score, key, id_).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "_MANY_ROWS", many)
+        assert Lowest.choose(limit, group, score, key, id_).tolist() == expected
+        assert Lowest.choose(limit, group + 2**15 - 1, score, key, id_).tolist() == expected  # beyond 16 bits
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), max_size=12), st.integers(0, 12), st.integers(1, 5))
