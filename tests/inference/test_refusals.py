@@ -251,3 +251,32 @@ def test_a_colon_in_the_name_of_predictions_is_no_uri(
     monkeypatch.chdir(tmp_path)
     assert infer(make_config(tmp_path, net, out=Path("run:1"))).complete
     assert len(read_frame(Path("run:1"))) == 12
+
+
+def _forward(code: str) -> str:
+    start = "class Own(Exception): pass\nclass Odd(nn.Module):\n    n = 0\n    def forward(self, x):\n"
+    return f"{start}        Odd.n += 1; {code}"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (_forward("raise Own('mine')"), "Own: mine; see --resize"),
+        (_forward("raise SystemExit(0)"), "SystemExit: 0; see --resize"),  # which would look like success
+        (_forward("import no_such"), "ModuleNotFoundError: No module named 'no_such'"),
+        (_forward("return x.flatten(1)[:, :2].to_sparse()"), "layout torch.sparse_coo"),
+        (_forward("return x.flatten(1)[:, : 2 if Odd.n < 5 else 1]"), "returned 1 scores for an image; expected 2 as"),
+        (_forward("return x.flatten(1)[:, : 2 if Odd.n < 3 else 3]"), "returned 3 scores for an image; expected 2 as"),
+        ("class Odd(nn.Module):\n    def to(self, *a, **k): raise OSError('no')", "on cpu in eval mode: OSError: no"),
+        ("def Odd(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))", "whose 1.weight has no values yet"),
+        ("def Odd(): return nn.Linear(2, 2, device='meta')", "whose weight has no values yet"),
+    ],
+)
+def test_a_model_of_odd_code_is_one_line_and_leaves_nothing(tmp_path: Path, code: str, words: str) -> None:
+    (tmp_path / "odd.py").write_text(f"from torch import nn\n{code}\n")
+    photos, model = str(toy.pictures(tmp_path / "photos", 2, 16)), f"{tmp_path / 'odd.py'}:Odd"
+    with pytest.raises(InputError) as refused:
+        infer(InferConfig(photos, model, out=tmp_path / "out", batch_size=4, preflight=0))
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.glob("out/step=*/*"))

@@ -286,7 +286,7 @@ def test_a_module_whose_eval_fails_says_so() -> None:
         def eval(self) -> "Stubborn":
             raise RuntimeError("always in training")
 
-    with pytest.raises(RuntimeError, match="always in training"):
+    with pytest.raises(InputError, match=r"cannot be put on cpu in eval mode: RuntimeError: always in training$"):
         Network(Stubborn(2, 2), torch.device("cpu"), "fp32", embeddings=False)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from predboard.config import ImportedKind
+from predboard.errors import InputError
 from predboard.images.label_items import with_item_labels
 from predboard.images.loader import LoadedImage
 from predboard.images.manifest import Manifest
@@ -68,6 +69,24 @@ class PartSpec:
             provenance=self.provenance,
             clipped=clipped,
         )
+
+    @property
+    def width(self) -> int:
+        """Number of scores of a row: one for each class, or the predicted class and its confidence."""
+        return len(self.run.classes) if self.run.has_scores else 2
+
+    def refuse_other_width(self, scores: NDArray[np.float32], before: int) -> None:
+        """Raise InputError for another number of scores than `before`, or 0 for the first rows, or than there can be.
+
+        NumPy would repeat a single score for every class.
+        """
+        single = self.run.has_scores and bool(self.run.positive_class)
+        if scores.shape[1] not in ((before,) if before else (self.width, 1) if single else (self.width,)):
+            raise InputError(
+                f"the model returned {scores.shape[1]} scores for an image; expected {before or self.width} as "
+                f"{'before' if before else 'there are classes'}: does its output depend on the batch, or has a "
+                "checkpoint another number of classes?"
+            )
 
     def rows(
         self,
@@ -139,8 +158,9 @@ class PartBuilder:
         self._group_rows = min(row_group_size(len(spec.run.classes)), len(spec.part_range))
         # One place for a row group's arrays: small ones that outlive their batch would keep the allocator from giving
         # the batches' large ones back (65 MB for 1,000 pictures of 96×96).
-        width = len(spec.run.classes) if spec.run.has_scores else 2
-        self._scores = np.empty((self._group_rows, width), np.float32)
+        self._scores = np.empty((self._group_rows, spec.width), np.float32)
+        self._width = 0
+        """Scores of a row; 0 before the first one."""
         self._embeddings = np.empty((self._group_rows, spec.run.embedding), np.float16)
         self._images: list[LoadedImage] = []
         self._next_row = spec.part_range.start
@@ -177,7 +197,9 @@ class PartBuilder:
         self._seconds = timing.add_seconds(self._seconds, seconds)
         self._clipped += clipped
         taken = 0
-        if scores.shape[1] != self._scores.shape[1] and not self._images:
+        self._spec.refuse_other_width(scores, self._width)
+        self._width = scores.shape[1]
+        if self._width != self._scores.shape[1]:
             self._scores = np.empty((self._group_rows, scores.shape[1]), np.float32)
         while taken < len(images):
             filled = len(self._images)
@@ -249,6 +271,7 @@ class PartRepair:
         seconds: Mapping[str, float] = _NO_SECONDS,
     ) -> None:
         """Take in the next retried rows: see `PartBuilder.add`."""
+        self._spec.refuse_other_width(scores, self._scores[0].shape[1] if self._scores else 0)
         self._images += images
         self._scores.append(scores)
         self._embeddings += [] if embeddings is None else [embeddings]

@@ -12,6 +12,7 @@ import io
 import sys
 import warnings
 import weakref
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ class ModelFactory:
             if self.ema:
                 raise InputError("--ema takes a moving average of weights from a checkpoint: name one by --checkpoint")
             if self.hub_model is None:
-                return self._to_float32(self._make(), log)
+                return self._to_float32(_refuse_without_values(self._make(), self.name), log)
             return self._make(pretrained=bool(self.args.get("pretrained", True)), outputs=None)
         home = str(getattr(self.make, "__module__", ""))
         main = sys.modules.get(home) if home.startswith("predboard_model_") else None  # as `user_code` imports a file
@@ -98,7 +99,7 @@ class ModelFactory:
             max_read_gb=self.max_read_gb,
         )
         if self.hub_model is None:
-            module = self._make()
+            module = _refuse_without_values(self._make(), self.name)
         else:
             module = self._make(pretrained=False, outputs=self._count_outputs(weights, self.hub_model))
         matching.load(module, weights, file, log)
@@ -167,6 +168,19 @@ class ModelFactory:
             module = copy.deepcopy(module)
         self._built.add(module)
         return module
+
+
+def _refuse_without_values(module: "torch.nn.Module", name: str) -> "torch.nn.Module":
+    """Return a module. Raises InputError if a weight has no values yet, which no checkpoint could be loaded into."""
+    import torch
+
+    for tensor_name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
+            raise InputError(
+                f"{name} returned a module whose {tensor_name} has no values yet, as of lazy layers and of the device "
+                "meta: call it on an image before it is returned, or make it on the CPU"
+            )
+    return module
 
 
 @contextlib.contextmanager
@@ -250,6 +264,8 @@ def _load_exported(file: Path, _: bool) -> "torch.nn.Module":
     """Load what torch.export.save wrote; its attribute `predboard_rows` says what size of batch it needs, if any."""
     import torch
 
+    if not zipfile.is_zipfile(file):  # torch would log a traceback
+        raise InputError(f"{file} cannot be read as a program: torch.export.save did not write it")
     try:
         program = torch.export.load(file)
     except Exception as error:  # torch raises zip, JSON and runtime errors alike; all mean the same to the user

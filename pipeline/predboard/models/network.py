@@ -5,7 +5,7 @@ torch is imported when it is needed, so that everything else works where it is n
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from predboard.errors import InputError, first_line
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _MAX_FIXED_ROWS_LOG2 = 10
 """The largest size of batch that is tried with a program that takes only one size, as a power of two."""
-
-_FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError, ArithmeticError)
-"""Errors that the user's own forward raises for images that it is not made for."""
 
 _ACTIVATIONS = {
     "SigmoidBackward0": "sigmoid",
@@ -67,9 +64,10 @@ class Network:
         self.rows = getattr(module, "predboard_rows", None)
         # A TorchScript program does not say what batches it takes; that is found out with the first image.
         self._untried = isinstance(module, torch.jit.ScriptModule) and self.rows is None
-        if "eval" not in vars(module):  # torch.export gives its programs one that only raises: they have one mode
-            module.eval()
-        self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
+        with _own_code(lambda error: f"the model cannot be put on {device} in eval mode: {error}"):
+            if "eval" not in vars(module):  # torch.export gives its programs one that only raises: they have one mode
+                module.eval()
+            self.module = module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks the combination
         self._device, self._precision, self._advice = device, precision, advice
         self._compiled = False
         self._embedding: torch.Tensor | None = None
@@ -201,12 +199,8 @@ class Network:
         current = torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
         # Not inference_mode: a tensor that a model stores under it could never be trained through.
         with torch.no_grad(), current, autocast, _without_tf32():
-            try:
+            with _own_code(lambda error: self._explain(error, x)):
                 output = self.module(x)
-            except _FORWARD_ERRORS as error:
-                if is_out_of_memory(error):
-                    raise
-                raise self._explain(error, x) from error
             logits = extract_logits(output, len(x)).float()
             if len(logits) != len(x):
                 raise InputError(f"the model returned {len(logits)} rows for {len(x)} images; expected one for each")
@@ -219,14 +213,24 @@ class Network:
                 )
             return logits, self._embedding
 
-    def _explain(self, error: Exception, x: "torch.Tensor") -> InputError:
+    def _explain(self, error: str, x: "torch.Tensor") -> str:
         if self._compiled:
-            return InputError(f"--compile does not work with this model: {first_line(error)}")
+            return f"--compile does not work with this model: {error}"
         shape = "×".join(map(str, x.shape[1:]))
-        return InputError(
-            f"the model cannot take images of {shape} (channels×height×width): {type(error).__name__}: "
-            f"{first_line(error)}; {self._advice}"
-        )
+        return f"the model cannot take images of {shape} (channels×height×width): {error}; {self._advice}"
+
+
+@contextlib.contextmanager
+def _own_code(explain: Callable[[str], str]) -> Iterator[None]:
+    """Turn whatever the user's own module raises into an InputError of one line; too little memory stays what it is."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # it may raise anything, and sys.exit(0) in it would look like success
+        if is_out_of_memory(error):
+            raise
+        raise InputError(explain(f"{type(error).__name__}: {first_line(error)}")) from error
 
 
 def extract_logits(output: Any, rows: int | None = None) -> "torch.Tensor":
@@ -256,6 +260,10 @@ def extract_logits(output: Any, rows: int | None = None) -> "torch.Tensor":
         raise InputError(
             f"the model returned a {type(output).__name__} without logits; expected a tensor of [rows, classes]"
         )
+    if logits.layout != torch.strided:
+        raise InputError(
+            f"the model returned a tensor of layout {logits.layout}; expected a dense one, as of to_dense()"
+        )
     if logits.ndim == 4 and logits.shape[2:] == (1, 1):
         logits = logits[:, :, 0, 0]
     if logits.ndim < 2 and rows == 1:
@@ -284,7 +292,7 @@ def final_activation(module: "torch.nn.Module", x: "torch.Tensor") -> str:
         try:
             # * 1: a leaf cannot be changed in place
             last = extract_logits(module(x.detach().requires_grad_() * 1), len(x)).grad_fn
-        except (InputError, RuntimeError):  # it works without gradients alone
+        except (Exception, SystemExit):  # the user's own code works without gradients alone
             return ""
     while last is not None and last.name().startswith(_RESHAPES) and last.next_functions:
         last = last.next_functions[0][0]
