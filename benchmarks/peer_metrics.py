@@ -111,7 +111,8 @@ def torchmetrics(folder: Path, report: Report) -> None:
     sizes = [(report.size(rows, 500), classes) for rows, classes in SIZES]
     kinds: Mapping[str, Callable[[Path, list[str]], object]] = {"photographs": toy.photographs, "noise": noise}
     for (rows, classes), (kind, pictures) in itertools.product(sizes, kinds.items()):
-        every = rows // 500
+        count = report.size(500, 10)
+        every = rows // count
         root = folder / f"usual-{rows}-{classes}-{kind}"
         pictures(root, [f"{i:06d}.png" for i in range(0, rows, every)])
         run = bench_visualize.write(folder / f"usual-{rows}-{classes}", rows, classes)
@@ -133,7 +134,7 @@ def torchmetrics(folder: Path, report: Report) -> None:
         metrics = json.loads(next(logs.rglob("summary.json")).read_text("utf-8"))["steps"][-1]["metrics"]
         with Image.open(next(root.iterdir())) as photo:
             size = "×".join(map(str, photo.size))
-        claim = f"visualize, {rows:,} × {classes:,}, 500 {kind} of {size}"
+        claim = f"visualize, {rows:,} × {classes:,}, {count} {kind} of {size}"
         print(f"{claim}: {compared(metrics, figures)}", flush=True)
         claim += ", faster than torchmetrics and SummaryWriter"
         report.compare(claim, costs["ours"], costs["theirs"], at_least=20)

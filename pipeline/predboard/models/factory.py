@@ -175,7 +175,7 @@ def _refuse_without_values(module: "torch.nn.Module", name: str) -> "torch.nn.Mo
     import torch
 
     for tensor_name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
+        if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta:
             raise InputError(
                 f"{name} returned a module whose {tensor_name} has no values yet, as of lazy layers and of the device "
                 "meta: call it on an image before it is returned, or make it on the CPU"
