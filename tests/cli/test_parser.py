@@ -75,13 +75,9 @@ def test_a_config_check_is_said_in_its_own_words_however_narrow_the_terminal(
 @pytest.mark.parametrize(
     ("arguments", "flag"),
     [
-        (("gate", "run", "--rules", "s3://bucket/a//gates.toml"), "--rules is s3://bucket/a/gates.toml"),
+        (("gate", "run", "--report", "s3://bucket/a//report.txt"), "--report is s3://bucket/a/report.txt"),
         (("gate", "run", "--rules", "gates.toml", "--junit", "gs://b/gate.xml"), "--junit is gs://b/gate.xml"),
         (("infer", "--data", "d", "--model", "m.py:f", "--checkpoint", "s3://b/1.pt"), "--checkpoint is s3://b/1.pt"),
-        (
-            ("infer", "--data", "d", "--model", "m.py:f", "--classes", "s3://b/names.txt"),
-            "--classes is s3://b/names.txt",
-        ),
         (("import", "a.npz", "s3://b/c.npz", "--scores", "logits"), "a file is s3://b/c.npz"),
         (("import", "a.npz", "--scores", "logits", "--labels", "s3://b/y.npy"), "--labels is s3://b/y.npy"),
     ],

@@ -26,7 +26,7 @@ from predboard.metrics.class_groups import ClassGroups, groups_of
 from predboard.near_paths import did_you_mean_path
 from predboard.parallel.threads import ordered_map, worker_count
 from predboard.predictions.positive_class import with_positive
-from predboard.predictions.schema import MULTI_LABEL, digest_records
+from predboard.predictions.schema import digest_records
 from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
     Step,
@@ -91,7 +91,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         raise InputError(f"no folder {config.image_root}: --image-root is where the source images are now{near}")
     all_ = len(sides) <= MAX_SIDES_ALL_PAIRS
     classes = {
-        pair: _classes(sides, pair, config)
+        pair: _classes(sides, pair, config, method)
         for pair in itertools.combinations(range(len(sides)), 2)
         if all_ or pair[0] == 0
     }
@@ -113,7 +113,7 @@ def compare(config: CompareConfig, log: Callable[[str], None] = print_warning) -
         settings = methods.Settings(config.slice, positive, groups)
         pairs, examples = _pairs(sides, classes, draft.staging, method, settings)
         while lacking := report.missing_pairs(pairs, len(sides)):
-            more = {pair: _classes(sides, pair, config) for pair in lacking}
+            more = {pair: _classes(sides, pair, config, method) for pair in lacking}
             pairs |= {pair: _compare_pair(sides, pair, mapping, method, settings) for pair, mapping in more.items()}
         if not any(comparison.state.both for comparison in pairs.values()):
             raise InputError(_strangers(sides[0], sides[-1]))
@@ -229,11 +229,12 @@ def _pairs(
     return pairs, examples
 
 
-def _classes(sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig) -> ClassMapping:
+def _classes(
+    sides: Sequence[Side], pair: tuple[int, int], config: CompareConfig, method: methods.Method
+) -> ClassMapping:
     old, new = (sides[place] for place in pair)
     refuse_row_numbers(old.step, new.step, (old.name, new.name))
-    shared = new.step.run.task == MULTI_LABEL  # on a label that one of them cannot predict nothing would be compared
-    return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes, shared)
+    return match_classes(old.step.run, new.step.run, (old.name, new.name), config.map_classes, method.shared)
 
 
 def _compare_pair(

@@ -62,6 +62,8 @@ class Method:
     views: Views
     draw_tile: Callable[[Image.Image | None, TileRows, int, Sequence[str], PairTile], Image.Image]
     """Draws one row of the examples."""
+    shared: bool = False
+    """Whether only classes that both runs have are compared: of others a run without them would decide nothing."""
 
 
 # --- one label ---
@@ -150,5 +152,5 @@ def choose_method(runs: Sequence[tuple[str, Run]]) -> Method:
 
 METHODS: Mapping[str, Method] = {
     SINGLE_LABEL: Method(_compare_classes, _classes_in_full, pages.transitions_csv, CLASS_VIEWS, _draw_classes),
-    MULTI_LABEL: Method(_compare_labels, _labels_in_full, labels_csv, LABEL_VIEWS, _draw_labels),
+    MULTI_LABEL: Method(_compare_labels, _labels_in_full, labels_csv, LABEL_VIEWS, _draw_labels, shared=True),
 }

@@ -363,8 +363,7 @@ def compare_steps(old: Step, new: StepMetrics, config: GateConfig, slices: bool,
     names = str(config.baseline), str(config.predictions)
     join.refuse_row_numbers(old, new.step, names)
     method = choose_method([(names[0], old.run), (names[1], new.step.run)])
-    shared = new.step.run.task == MULTI_LABEL
-    classes = match_classes(old.run, new.step.run, names, config.map_classes, shared)
+    classes = match_classes(old.run, new.step.run, names, config.map_classes, method.shared)
     positive = with_positive(new.step.run, config.positive).positive_class
     groups = groups_of(config.groups, new.step.run, classes.names)
     comparison = method.compare_pair(old, new.step, classes, Settings(crosses, positive, groups), slices)

@@ -24,8 +24,6 @@ from predboard.metrics import slices as slicing
 from predboard.metrics.grouped import group_column, no_groups, sum_by_group
 from predboard.metrics.intervals import benjamini_hochberg, grouped_p, welch_p
 from predboard.metrics.metric_spec import Direction
-from predboard.metrics.multi_label import known_sets
-from predboard.metrics.multi_label.known_sets import KnownSets
 from predboard.metrics.slice_crosses import CROSS, Crosses
 from predboard.metrics.slices import (
     MAX_LOSS,
@@ -42,8 +40,7 @@ from predboard.metrics.slices import (
 )
 from predboard.metrics.values import slice_metrics
 from predboard.panels import EVERY_TASK, RunInfo
-from predboard.predictions.multi_label.table import MultiLabelPredictions
-from predboard.predictions.schema import IMAGE_PROPERTIES, MULTI_LABEL, Run
+from predboard.predictions.schema import IMAGE_PROPERTIES, Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, StatesByName, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
@@ -63,7 +60,7 @@ class State(SliceSums):
     their Jaccard index and its square too.
     """
 
-    whole: NDArray[np.int64] = summed()  # [4 or 6] of all labelled rows
+    whole: NDArray[np.int64] = summed()  # [2] 1 and right of all labelled rows
     by_group: StatesByName = field(default_factory=no_groups)  # [GROUPS, 1] rows, where rows belong together
 
 
@@ -95,26 +92,25 @@ class Panel:
     """Slices in `summary.json`: those with the most images."""
     crosses: Crosses = ()
     """Columns whose values are crossed, each time two or more."""
-    columns: frozenset[str] = slicing.COLUMNS | known_sets.COLUMNS | {"loss"}
+    columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
     without_scores: bool = True
     tasks: frozenset[str] = EVERY_TASK
 
-    def zero(self, run: Run) -> State:
-        """Return the state of no rows; only rows tell which columns there are."""
+    def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
+        """Return the state of no rows."""
         none = empty_slices()
-        return State(**vars(none), whole=np.zeros(6 if run.task == MULTI_LABEL else 4, np.int64))
+        return State(**vars(none), whole=np.zeros(2, np.int64))
 
-    def measure(self, run: Run, batch: Predictions) -> State:
+    def measure(self, run: Run, batch: Predictions) -> State:  # noqa: ARG002  as above
         """Return the state of these rows alone."""
         rows = batch.labelled
         loss = np.minimum(rows.loss.astype(np.float64), MAX_LOSS) if rows.has_scores else 1.0 - rows.right
         summands = [np.ones(len(rows)), rows.right, loss / FIXED_UNIT, loss**2 / FIXED_UNIT]
-        if isinstance(batch, MultiLabelPredictions):
-            jaccard = KnownSets.measure(run, batch).jaccard
+        if (jaccard := getattr(rows, "jaccard", None)) is not None:  # which rows of several labels have
             summands += [jaccard / FIXED_UNIT, jaccard**2 / FIXED_UNIT]
         each = np.rint(np.stack(summands, axis=1)).astype(np.int64)  # [rows, sums]
         kinds = measure_slices(rows, each, self.crosses)
-        return State(**vars(kinds), whole=each.sum(axis=0), by_group=sum_by_group(rows, lambda: each[:, :1]))
+        return State(**vars(kinds), whole=each[:, :2].sum(axis=0), by_group=sum_by_group(rows, lambda: each[:, :1]))
 
     def render(self, info: RunInfo, states: Mapping[int, State]) -> Iterator[tuple[int, Summary]]:
         """Yield the page and picture of the last step, and curves of its worst slices."""
@@ -180,7 +176,7 @@ class Panel:
     def _page(self, state: State, compared: list[SliceComparison], worse: list[SliceComparison], run: Run) -> str:
         has_loss = run.has_scores
         loss, losses = ("loss", "losses") if has_loss else ("error rate", "error rates")
-        several = run.task == MULTI_LABEL
+        several = registry.find("slices/*/jaccard", run.task) is not None
         column = escape_markdown(group_column(state.by_group))
         test = f"t test that leaves out groups of whole {column}s" if column else "Welch's test"
         parts = [
@@ -270,7 +266,7 @@ def _tags(slices: list[Slice]) -> dict[str, Slice]:
 def _table(compared: list[SliceComparison], run: Run) -> bytes:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
-    several = run.task == MULTI_LABEL
+    several = registry.find("slices/*/jaccard", run.task) is not None
     shares = ["accuracy", "lower", "upper", *["jaccard"] * several]
     table.writerow(["column", "value", "rows", "right", *shares, "nll", "effect", "p", "worse"])
     for c in compared:

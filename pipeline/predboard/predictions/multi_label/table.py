@@ -81,6 +81,12 @@ class MultiLabelRows(PredictionRows):
         )
 
     @property
+    def jaccard(self) -> NDArray[np.float64]:
+        """Jaccard index of the true and predicted labels that are known, float64 [rows]; 1 where there are none."""
+        union = self.labels.size + self.wrongly_predicted.size
+        return np.where(union > 0, (self.labels.size - self.missed.size) / np.maximum(union, 1), 1.0)
+
+    @property
     def lead_label(self) -> NDArray[np.int64]:
         """First of the true labels, int64 [rows], -1 if there is none or they are not known."""
         lead = np.full(len(self), -1, np.int64)
