@@ -108,7 +108,7 @@ def torchmetrics(folder: Path, report: Report) -> None:
     """The same work as people do it, with 500 pictures, which ours fits and writes words beside."""
     import predboard
 
-    sizes = [(report.size(rows, 500), classes) for rows, classes in SIZES]
+    sizes = [(report.size(rows, 10 * classes), classes) for rows, classes in SIZES]
     kinds: Mapping[str, Callable[[Path, list[str]], object]] = {"photographs": toy.photographs, "noise": noise}
     for (rows, classes), (kind, pictures) in itertools.product(sizes, kinds.items()):
         count = report.size(500, 10)
@@ -131,7 +131,8 @@ def torchmetrics(folder: Path, report: Report) -> None:
 
         costs = take({"theirs": theirs, "ours": ours}, report.turns)
         ours()
-        metrics = json.loads(next(logs.rglob("summary.json")).read_text("utf-8"))["steps"][-1]["metrics"]
+        (step,) = json.loads(next(logs.rglob("summary.json")).read_text("utf-8"))["steps"].values()
+        metrics = {name: metric["value"] for name, metric in step.items()}
         with Image.open(next(root.iterdir())) as photo:
             size = "×".join(map(str, photo.size))
         claim = f"visualize, {rows:,} × {classes:,}, {count} {kind} of {size}"
