@@ -280,7 +280,8 @@ def two(folder: Path, report: Report) -> None:
 
     costs = take({"two": lambda: timed(lambda: passed(2)), "one": lambda: timed(lambda: passed(1))}, report.turns)
     claim = f"the pass over {rows:,} rows × 1,000 by two processes, faster than by one"
-    report.compare(claim, costs["two"], costs["one"], at_least=1.4)
+    faster = [one.wall / two.wall for one, two in zip(costs["one"], costs["two"], strict=True)]
+    report.ratios(claim, faster, at_least=1.4)  # by the clock alone: two processes do no less work
 
 
 def tiles(folder: Path, report: Report) -> None:
