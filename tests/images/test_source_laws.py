@@ -62,9 +62,12 @@ def test_each_row_is_its_picture_with_its_label(data: str) -> None:
 def test_pictures_that_are_written_again_are_read_again(data: str, kind: str, tmp_path: Path) -> None:
     manifest = open_source(data)
     before = [sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()]
+    stamps = [sources.stamp_of(manifest.root, ref) for ref in manifest.image.to_pylist()]
     shutil.rmtree(tmp_path / "data")
     manifest = open_source(write_example(kind, tmp_path / "data", range(12)[::-1]))
     assert [sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()] == before[::-1]
+    again = [sources.stamp_of(manifest.root, ref) for ref in manifest.image.to_pylist()]
+    assert all(old and new and old != new for old, new in zip(stamps, again, strict=True))
 
 
 def test_class_names_of_the_user_name_the_labels(data: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -379,6 +380,21 @@ def test_an_existing_report_is_logged_again_but_not_made_again(folder: Path, tmp
     delete_part(part_path(tmp_path / "out", 0, 2))
     _, other = run(folder, tmp_path / "out", channels="bgr", shard_size=50, preflight=150)
     assert other["images"] == 150
+
+
+def test_pictures_that_were_written_again_have_a_report_of_their_own(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+
+    def exchange_red_and_blue() -> None:
+        for file in (tmp_path / "own" / "data").glob("*/*.png"):
+            Image.fromarray(np.asarray(Image.open(file))[..., ::-1].copy()).save(file)
+
+    exchange_red_and_blue()
+    with pytest.raises(InputError, match="--channels bgr"):
+        run(tmp_path / "own", tmp_path / "out", strict=True)
+    exchange_red_and_blue()
+    lines, _ = run(tmp_path / "own", tmp_path / "out", strict=True)
+    assert warned(lines) == []
 
 
 def test_preprocessing_unlike_the_library_is_named() -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from predboard.errors import InputError
-from predboard.images import decode, preprocessing
+from predboard.images import decode, preprocessing, sources
 from predboard.images.preprocessing import Recipe
 from predboard.inference import diagnostics, preprocessing_trials
 from predboard.inference.diagnostics import Diagnosis
@@ -86,7 +86,7 @@ def preflight(
     step = max(step for task in tasks for step in task.steps)  # the most trained; it stands for the others
     rows = sum(task.rows for task in tasks)
     chosen = _choose(job)
-    key = _key(job, step, chosen, recipe)
+    key = _key(job, step, chosen, recipe, devices)
     report = read_report(job.out, step, key)
     if report is None:
         reader = SampleReader(job, chosen, len(job.runs[step].classes), hands_on)
@@ -110,14 +110,23 @@ def _choose(job: Job) -> list[int]:
     return list(map(int, order[:count]))
 
 
-def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None) -> str:
-    """Digest what decides the report."""
+def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None, devices: Sequence[torch.device]) -> str:
+    """Digest what decides the report: also the pictures, which may be written again, and what its speeds depend on."""
     manifest = job.loader.manifest
+    refs = [] if manifest.is_dataset else manifest.image.take(chosen).to_pylist()
+    stamps = [sources.stamp_of(manifest.root, ref) for ref in refs]
+    speeds = [sorted({device.type for device in devices}), torch.get_num_threads(), job.threads, job.batch_size]
     label = manifest.label[np.array(chosen)]
     labels = str(list(label_values(label))).encode() if isinstance(label, MultiLabels) else label.tobytes()
     rows = hash64(manifest.key[chosen].tobytes() + labels)
     return digest_records(
-        {"run": job.runs[step].fingerprint, "sample": rows, "recipe": "" if recipe is None else recipe.source}
+        {
+            "run": job.runs[step].fingerprint,
+            "sample": rows,
+            "pictures": stamps,
+            "speeds": speeds,
+            "recipe": "" if recipe is None else recipe.source,
+        }
     )
 
 

@@ -11,6 +11,7 @@ import itertools
 import pkgutil
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
@@ -232,3 +233,18 @@ def read(root: str, ref: str, max_read_gb: float = MAX_READ_GB) -> bytes:
         if source is not None and (is_remote(file) or file.is_file()):
             return source.read(file, member, max_read_gb)
     return read_bytes(join_ref(root, ref), max_read_gb)
+
+
+def stamp_of(root: str, ref: str) -> tuple[int, ...]:
+    """Return size and time in nanoseconds of the file that holds an image; () if it is in storage or is not there."""
+    container, _ = split_ref(ref)
+    try:
+        file = join_ref(root, ref)
+        if container and not (isinstance(file, Path) and file.is_file()):
+            file = join_ref(root, container)
+        if not isinstance(file, Path):
+            return ()
+        status = file.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
