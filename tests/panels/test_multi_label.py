@@ -420,6 +420,17 @@ def test_slices_have_the_mean_jaccard_index_of_scikit_learn(patients: int) -> No
     assert mean == pytest.approx(whole.value, abs=1e-6)
 
 
+def test_a_gate_takes_the_jaccard_index_of_slices_where_there_is_one(tmp_path: Path) -> None:
+    rule = [{"metric": "slices/*/jaccard", "min": 0.1}]
+    toy.write_run(tmp_path / "several", *toy.multi_label_table(toy.MULTI_LABEL_RUN, 200), toy.MULTI_LABEL_RUN)
+    slices = predboard.gate(tmp_path / "several", rule).verdicts[-1]
+    assert slices.metric == "slices/*/jaccard"
+    assert len(slices.findings) > 3
+    toy.write_run(tmp_path / "one", *toy.table(toy.RUN, 20))
+    with pytest.raises(predboard.InputError, match="is no metric of single-label predictions"):
+        predboard.gate(tmp_path / "one", rule)
+
+
 def test_a_slice_whose_sets_are_all_right_has_no_interval_of_no_width() -> None:
     run = label_sets.run_of(2)
     labels = np.arange(60).reshape(30, 2) % 3 == 0

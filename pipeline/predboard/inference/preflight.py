@@ -113,7 +113,7 @@ def _choose(job: Job) -> list[int]:
 def _key(job: Job, step: int, chosen: list[int], recipe: Recipe | None, devices: Sequence[torch.device]) -> str:
     """Digest what decides the report: also the pictures, which may be written again, and what its speeds depend on."""
     manifest = job.loader.manifest
-    refs = [] if manifest.is_dataset else manifest.image.take(chosen).to_pylist()
+    refs = [] if manifest.is_dataset else [manifest.image[row].as_py() for row in chosen]
     stamps = [sources.stamp_of(manifest.root, ref) for ref in refs]
     speeds = [sorted({device.type for device in devices}), torch.get_num_threads(), job.threads, job.batch_size]
     label = manifest.label[np.array(chosen)]

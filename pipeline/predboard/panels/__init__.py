@@ -263,13 +263,19 @@ def choose(wanted: tuple[str, ...], task: str = SINGLE_LABEL) -> dict[str, Panel
         for name in available
         if not wanted or name in wanted
     }
-    chosen = {name: panel for name, panel in chosen.items() if name in own or task in _tasks(panel)}
+    chosen = {name: _for_task(panel, task) for name, panel in chosen.items() if name in own or task in _tasks(panel)}
     for name in wanted:
         if name not in chosen:
             exists = name in others or any(name in _folder(other) for other in FORMATS)
             what = f"the panel {name!r} does not draw {task} runs" if exists else f"no panel {name!r}"
             raise InputError(f"{what}; choose from: {', '.join(available)}{did_you_mean(name, available)}")
     return chosen
+
+
+def _for_task(panel: Panel, task: str) -> Panel:
+    """Tell a panel of several tasks which one it is for, if it has a field for that."""
+    has_field = any(field.name == "task" for field in fields(cast(Any, panel)))
+    return cast(Panel, replace(cast(Any, panel), task=task)) if has_field else panel
 
 
 def refuse_unknown(wanted: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ from predboard.metrics.slices import (
 )
 from predboard.metrics.values import slice_metrics
 from predboard.panels import EVERY_TASK, RunInfo
-from predboard.predictions.schema import IMAGE_PROPERTIES, Run
+from predboard.predictions.schema import IMAGE_PROPERTIES, SINGLE_LABEL, Run
 from predboard.predictions.table import Predictions
 from predboard.state import FIXED_UNIT, StatesByName, summed
 from predboard.summaries import File, Metric, Metrics, Picture, Scalar, Summary, Text
@@ -95,6 +95,8 @@ class Panel:
     columns: frozenset[str] = slicing.COLUMNS | {"label", "predicted", "loss"}
     without_scores: bool = True
     tasks: frozenset[str] = EVERY_TASK
+    task: str = SINGLE_LABEL
+    """The task of the runs, whose slices have other figures."""
 
     def zero(self, run: Run) -> State:  # noqa: ARG002  the rows say which columns there are
         """Return the state of no rows."""
@@ -150,7 +152,7 @@ class Panel:
     @property
     def metric_directions(self) -> Mapping[str, Direction]:
         """Say which of two values is better, as for all images together."""
-        return registry.directions("slices")
+        return registry.directions("slices", task=self.task)
 
     def restricted_to(self, wanted: Collection[str]) -> Self:  # noqa: ARG002  all of them come of one state
         """Return a panel with the metrics of all slices, not only of the largest."""

@@ -5,18 +5,19 @@ inside them (`Container`). To add a kind of source, add a module here, a `tests/
 `write_example`, and a line in docs/data.md; tests/images/test_source_laws.py then holds it to the rules.
 """
 
+import contextlib
 import functools
 import importlib
 import itertools
 import pkgutil
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from predboard.errors import InputError, reading
 from predboard.images.label_values import RawLabels, describe_strange, respell
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
+from predboard.images.shared_cache import version_of
 from predboard.images.sources import folder
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import MultiLabels
@@ -236,15 +237,12 @@ def read(root: str, ref: str, max_read_gb: float = MAX_READ_GB) -> bytes:
 
 
 def stamp_of(root: str, ref: str) -> tuple[int, ...]:
-    """Return size and time in nanoseconds of the file that holds an image; () if it is in storage or is not there."""
+    """Return numbers that change when the file of an image is written again; () if it is in storage or has none.
+
+    What is wrong with an image is said when it is read.
+    """
     container, _ = split_ref(ref)
-    try:
-        file = join_ref(root, ref)
-        if container and not (isinstance(file, Path) and file.is_file()):
-            file = join_ref(root, container)
-        if not isinstance(file, Path):
-            return ()
-        status = file.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns
+    for name in filter(None, (ref, container)):
+        with contextlib.suppress(OSError, ValueError):  # also of a ref with a null byte, or a URI with a secret
+            return version_of(join_ref(root, name))
+    return ()
