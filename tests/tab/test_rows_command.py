@@ -95,6 +95,7 @@ def test_the_command_prints_the_list_alone(folder: Path, capfdbinary: pytest.Cap
         (["--true", "catt"], "--true is 'catt', which is none of the 3 classes; did you mean cat?"),
         (["--where", "site"], "--where has 'site'; expected COLUMN=VALUE"),
         (["--where", "town=A"], "there is no column 'town'"),
+        (["--where", "label=cat"], "; --true asks for true classes"),
         (["--where", "yaer=2001"], "; did you mean year?"),
         (["--where", "site=a|c"], "no image has that site; expected '<i>', 'A', '\\\\', 'b|c'; did you mean b|c?"),
         (["--sort", "confidnce"], "; did you mean confidence?"),

@@ -39,6 +39,12 @@ UNUSUAL = {"failed": FAILED, "unlabelled": UNLABELLED}
 _NULLS = {"label": -1, "predicted": -1, "digest": 0}
 """Whole numbers that stand for null, so that these columns stay whole."""
 
+_BY_FLAGS = {
+    **dict.fromkeys(("label", "true", "class"), "; --true asks for true classes"),
+    **dict.fromkeys(("predicted", "prediction"), "; --predicted asks for predicted classes"),
+}
+"""What a query asks of an image's classes by flags of their own, by the names under which people look for it."""
+
 _HIDDEN = frozenset({"step", "id", "key", "digest", "error"}) | OneClass.hidden
 """Columns that have a place of their own in the tab."""
 
@@ -203,7 +209,7 @@ class RowsFile:
         info = next((column for column in self.columns if column.name == name), None)
         if info is None:
             names = [column.name for column in self.columns]
-            near = did_you_mean(name, names)
+            near = _BY_FLAGS.get(name) or did_you_mean(name, names)
             raise InputError(f"there is no column {name!r}: expected one of {', '.join(names)}{near}")
         if kinds and info.kind not in kinds:
             raise InputError(f"the column {name!r} is a {info.kind}: expected a {' or a '.join(kinds)}")
