@@ -6,6 +6,7 @@ import pickle
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from predboard import (
     open_predictions,
 )
 from predboard.cli import main
+from predboard.gating.rules import read_rules
 from predboard.images import loader, sources
+from predboard.images.class_names import read_classes
+from predboard.metrics.class_groups import read_class_groups
 from predboard.storage import file_systems, paths
 from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath, is_inside, parse_path, staging_dir, storage_fault
@@ -197,6 +201,12 @@ def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypa
     with pytest.raises(InputError, match=expected) as refused:
         open_predictions(uri)
     assert len(str(refused.value).splitlines()) == 1
+    file = parse_path(f"{uri}/file")
+    for read in (read_classes, partial(read_rules, directions={}), partial(read_class_groups, classes=("a", "b"))):
+        with pytest.raises(InputError, match=expected) as refused:
+            read(file)
+        assert str(refused.value).count(uri) <= 1
+        assert "--suggest >" not in str(refused.value)
 
 
 def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

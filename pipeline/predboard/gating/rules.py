@@ -15,7 +15,8 @@ from predboard.formatting import nearest_names
 from predboard.metrics import registry
 from predboard.metrics.registry import pattern_of
 from predboard.near_paths import did_you_mean_path
-from predboard.storage.paths import AnyPath, read_small_text
+from predboard.storage.file_systems import StorageError
+from predboard.storage.paths import AnyPath, is_remote, read_small_text
 
 Bound = Literal["lower", "upper", "point"]
 
@@ -80,11 +81,15 @@ def read_rules(file: AnyPath, directions: Mapping[str, str]) -> tuple[Rule, ...]
     """
     try:
         table = tomllib.loads(read_small_text(file))
+    except StorageError:
+        raise
     except OSError as error:
-        raise InputError(
-            f"cannot read {file}: {error.strerror or first_line(error)}; `predboard gate RUN --suggest > {file}` "
-            f"writes a first one{did_you_mean_path(file, Path.is_file)}"
-        ) from error
+        hint = ""
+        if isinstance(error, FileNotFoundError) and not is_remote(file):  # a shell writes to no other
+            hint = (
+                f"; `predboard gate RUN --suggest > {file}` writes a first one{did_you_mean_path(file, Path.is_file)}"
+            )
+        raise InputError(f"cannot read {file}: {error.strerror or first_line(error)}{hint}") from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of deep lists
         raise InputError(f"{file} is not valid TOML: {first_line(error)}") from error
     if unknown := next((key for key in table if key != "rule"), None):

@@ -21,6 +21,7 @@ from predboard.errors import InputError, first_line
 from predboard.formatting import did_you_mean, plural
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.schema import MULTI_LABEL, Run
+from predboard.storage.file_systems import StorageError
 from predboard.storage.paths import AnyPath, read_small_text
 
 ALL_LEVELS = "all"
@@ -107,6 +108,8 @@ def read_class_groups(path: AnyPath, classes: Sequence[str]) -> ClassGroups:
     """
     try:
         text = read_small_text(path)
+    except StorageError:
+        raise
     except OSError as error:
         near = did_you_mean_path(path) if isinstance(error, FileNotFoundError) else ""
         raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}{near}") from error
