@@ -167,6 +167,29 @@ def test_threads_can_be_nicer_than_the_callers() -> None:
     assert priority() == before
 
 
+@pytest.mark.parametrize(("nice", "at_once"), [(0, 2), (1, 1)])
+def test_the_more_results_wait_for_the_caller_the_fewer_threads_that_give_way_work(nice: int, at_once: int) -> None:
+    lock, at_work, most = threading.Lock(), set[int](), list[int]()
+
+    def slow(item: int) -> int:
+        with lock:
+            at_work.add(item)
+            most.append(len(at_work))
+        time.sleep(0.005)
+        with lock:
+            at_work.remove(item)
+        return item
+
+    results = ordered_map(slow, range(40), workers=2, ahead=20, nice=nice)
+    first = next(results)
+    deadline = time.monotonic() + 10
+    while len(most) < 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert max(most[:8]) == 2
+    assert max(most[14:20]) == at_once
+    assert [first, *results] == list(range(40))
+
+
 @pytest.mark.parametrize(
     ("given", "spins"),
     [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],

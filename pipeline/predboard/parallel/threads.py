@@ -5,6 +5,7 @@ Threads are enough where the work releases Python's lock, as Pillow's decoding a
 
 import contextlib
 import ctypes
+import math
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread, get_native_id
+from threading import Condition, Thread, get_native_id
 from typing import Generic, TypeVar
 
 X = TypeVar("X")
@@ -85,6 +86,42 @@ class _Pending(Generic[X, Y]):
     abandoned: bool = False
 
 
+class _Backlog:
+    """Counts the items that threads have begun and the caller has not had yet, and lets a thread wait while many are.
+
+    All but the first `ahead` / 2 are begun by fewer threads the more there are, in the end by one: as many results then
+    come as the caller takes, and its own thread has a processor for itself.
+    """
+
+    def __init__(self, workers: int, ahead: int, gives_way: bool) -> None:
+        self._changed, self._begun, self._ended = Condition(), 0, False
+        step = ahead / 2 / max(workers - 1, 1)
+        self._limits = [max(ahead - i * step, 2 * workers) if i and gives_way else math.inf for i in range(workers)]
+
+    def wait(self, worker: int) -> None:
+        """Wait until this one of the threads, counted from 0, is wanted; the first one always is."""
+        if self._limits[worker] < math.inf:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._begun < self._limits[worker])
+
+    def begin(self) -> None:
+        """Count an item that a thread begins."""
+        with self._changed:
+            self._begun += 1
+
+    def take(self) -> None:
+        """Count an item that the caller takes, or waits for."""
+        with self._changed:
+            self._begun -= 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
 def ordered_map(
     function: Callable[[X], Y],
     items: Iterable[X],
@@ -106,21 +143,25 @@ def ordered_map(
         timeout: limits each item. A thread cannot be stopped: one that exceeds the limit is abandoned and replaced,
             and does not keep the process from exiting.
         on_exit: called once no more results are wanted, before the threads are joined.
-        nice: by how much the threads are nicer than the process, where the system is Linux: with 2 each has two thirds
-            of the weight of the caller's where there are more threads than processors.
+        nice: if not 0, the threads give way to the caller's: fewer of them work the more results wait for it, and where
+            the system is Linux they are nicer by so much. With 2 each has two thirds of the weight of the caller's
+            where there are more threads than processors.
 
     >>> list(ordered_map(lambda x: x * x, range(5), workers=2))
     [0, 1, 4, 9, 16]
     """
     queue: SimpleQueue[_Pending[X, Y] | None] = SimpleQueue()
-    threads = [_start_thread(function, queue, nice) for _ in range(workers)]
+    ahead = ahead or 2 * workers
+    backlog = _Backlog(workers, ahead, gives_way=nice > 0)
+    threads = [_start_thread(function, queue, nice, backlog, i) for i in range(workers)]
     pending: deque[_Pending[X, Y]] = deque()
 
     def oldest_result() -> Y:
         oldest = pending[0]
+        backlog.take()
         if timeout is not None and not _finishes_in_time(oldest, timeout.seconds):
             oldest.abandoned = True
-            threads.append(_start_thread(function, queue, nice))
+            threads.append(_start_thread(function, queue, nice, backlog, 0))
             pending.popleft()
             return timeout.fallback(oldest.item)
         return pending.popleft().result.result()
@@ -130,13 +171,14 @@ def ordered_map(
         for item in items:
             pending.append(_Pending(item))
             queue.put(pending[-1])
-            if len(pending) >= (ahead or 2 * workers):
+            if len(pending) >= ahead:
                 yield oldest_result()
         while pending:
             yield oldest_result()
         bounded = timeout is not None
     finally:
         on_exit()
+        backlog.end()
         for unfinished in pending:
             unfinished.result.cancel()
         for _ in threads:
@@ -146,13 +188,19 @@ def ordered_map(
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
 
 
-def _start_thread(function: Callable[[X], Y], queue: "SimpleQueue[_Pending[X, Y] | None]", nice: int) -> Thread:
+def _start_thread(
+    function: Callable[[X], Y], queue: "SimpleQueue[_Pending[X, Y] | None]", nice: int, backlog: _Backlog, worker: int
+) -> Thread:
     def process_queue() -> None:
         if nice and sys.platform == "linux":  # where each thread has its own priority
             with contextlib.suppress(PermissionError):  # a sandbox may forbid it, and it is no more than a courtesy
                 thread_id = get_native_id()
                 os.setpriority(os.PRIO_PROCESS, thread_id, os.getpriority(os.PRIO_PROCESS, thread_id) + nice)
-        while (pending := queue.get()) is not None:
+        while True:
+            backlog.wait(worker)
+            if (pending := queue.get()) is None:
+                return
+            backlog.begin()
             if not pending.result.set_running_or_notify_cancel():
                 continue
             pending.started = time.monotonic()
