@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from predboard.tab.log_runs import LogRuns
 from predboard.tab.thumbnails import Pictures
 from predboard.visualization import image_map
 from predboard.visualization.log_folder import read_record
+from predboard.visualization.source_images import ReadImage
+from predboard.visualization.thumbnails import is_thumbnail
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -76,6 +80,34 @@ def test_a_thumbnail_is_a_small_jpeg_of_the_images_key_or_its_own_small_file(pre
     assert encoded[1] == (predictions.parent / "photos" / "000001.png").read_bytes()
     (run,) = LogRuns(tmp_path).all().values()
     assert [Pictures().encode(run, run.step(2), row, 128) for row in (0, 1)] == encoded[:2]
+
+
+def _damaged_png() -> bytes:
+    """A PNG whose pixels end halfway, with checksums that are right: a browser shows the half."""
+    encoded = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(encoded, "PNG")
+    start, pixels = encoded.getvalue()[:33], encoded.getvalue()[41:-16]  # the header; what the chunk IDAT holds
+    half = b"IDAT" + pixels[: len(pixels) // 2]
+    data = struct.pack(">I", len(half) - 4) + half + struct.pack(">I", zlib.crc32(half))
+    return start + data + encoded.getvalue()[-12:]
+
+
+def test_an_image_that_cannot_be_decoded_has_no_thumbnail(tmp_path: Path) -> None:
+    """Also row 2, which was intact in stage one and is a point of the Projector; row 5 failed there, and is none."""
+    logits, label = toy.table(toy.RUN, 8)
+    toy.write_run(
+        tmp_path / "net", logits, label, dataclasses.replace(toy.RUN, root=str(tmp_path)), failed=frozenset({5})
+    )
+    for i in range(8):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / f"{i:06d}.png")
+    damaged = _damaged_png()
+    assert is_thumbnail(ReadImage(damaged, "ignore"))  # were it intact
+    for i in (2, 5):
+        (tmp_path / f"{i:06d}.png").write_bytes(damaged)
+    visualize(VisualizeConfig((tmp_path / "net",), tmp_path / "logs"))
+    thumbnails = table_of(tmp_path / "logs" / "net" / "thumbnails.arrow")["thumbnail"].to_pylist()
+    assert [i for i, content in enumerate(thumbnails) if content is None] == [2, 5]
+    assert thumbnails[4] == (tmp_path / "000004.png").read_bytes()
 
 
 def test_the_map_is_that_of_scikit_learn(predictions: Path, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ class ImageObserver(Protocol):
         """Take the image of a row, as it was read and decoded; it changes neither."""
         ...
 
+    def fail(self, step: int, row: int) -> None:
+        """Hear that the image of a row cannot be read."""
+        ...
+
 
 @dataclass
 class ReadImage:
@@ -236,7 +240,10 @@ class SourceImages:
                     self.observer.take(step, point[0], image, pixels)
                 return fit_picture(pixels, side)[0]
 
-            return self.use_image(self._cache_step(step), point[0], str(point[1] or ""), shrink)
+            picture = self.use_image(self._cache_step(step), point[0], str(point[1] or ""), shrink)
+            if picture is None and self.observer:
+                self.observer.fail(step, point[0])
+            return picture
 
         is_remote = self._any_remote(step, (str(ref or "") for _, ref in points))
         threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, SPRITE_TASK_IMAGES)

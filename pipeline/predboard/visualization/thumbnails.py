@@ -7,6 +7,7 @@ import functools
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,8 @@ SMALL_SIDE_PIXELS = 64
 
 OWN_BYTES = 8192
 """An image whose file is no larger, or has no more bytes than pixels, is its own thumbnail: made anew, such a JPEG has
-half the bytes, and costs as much as decoding it."""
+half the bytes, and costs as much as decoding it. It must have been decoded somewhere, because browsers show what there
+is of a damaged one, and everything else here calls it missing."""
 
 AUTO_MAX_IMAGES = 50_000
 AUTO_MAX_PIXELS = 2_000_000_000
@@ -40,6 +42,23 @@ AUTO_MAX_PIXELS = 2_000_000_000
 _BATCH_ROWS = 1024
 _PROBES = 32
 """Images that are tried first: if none of them is found, none of the others is looked for."""
+
+
+class _Point(NamedTuple):
+    """A row whose thumbnail is written."""
+
+    row: int
+    key: int
+    ref: str
+    was_decoded: bool
+    """Whether stage one has decoded the image; of imported predictions nobody has."""
+
+
+def _points(rows: DerivedRows) -> Iterator[_Point]:
+    refs = rows.column("image").to_pylist()
+    measured, intact = rows.column("width").is_valid().to_pylist(), rows.column("error").is_null().to_pylist()
+    for row, key, ref, *decoded in zip(rows.id.tolist(), rows.key.tolist(), refs, measured, intact, strict=True):
+        yield _Point(row, key, str(ref or ""), all(decoded))
 
 
 def is_small(rows: Iterable[DerivedRows]) -> bool:
@@ -58,7 +77,8 @@ class DrawnThumbnails:
     def __init__(self, step: int) -> None:
         """Begin without any."""
         self._step = step
-        self.by_row: dict[int, bytes] = {}
+        self.by_row: dict[int, bytes | None] = {}
+        """None for an image that could not be read."""
 
     def enough(self, image: ReadImage) -> int:
         """Return how many pixels of the shorter side a thumbnail needs: none of an image that is its own."""
@@ -69,9 +89,14 @@ class DrawnThumbnails:
         if step == self._step:
             self.by_row[row] = image.content if is_thumbnail(image) else _encode(pixels)
 
+    def fail(self, step: int, row: int) -> None:
+        """Note that an image could not be read."""
+        if step == self._step:
+            self.by_row[row] = None
+
 
 def is_thumbnail(image: ReadImage) -> bool:
-    """Return whether the bytes of an image are its thumbnail as they are: small, plain, and with few bytes."""
+    """Return whether the bytes of an intact image are its thumbnail as they are: small, plain, and with few bytes."""
     bytes_ = len(image.content)
     if bytes_ > SIDE_PIXELS**2 or image.plain is None:
         return False
@@ -85,7 +110,7 @@ def write_thumbnails(
     rows: Iterable[DerivedRows],
     images: SourceImages,
     threads: int,
-    drawn: Mapping[int, bytes] | None = None,
+    drawn: Mapping[int, bytes | None] | None = None,
 ) -> bool:
     """Write the thumbnails of a step's rows, and return whether there are any; without one there is no file.
 
@@ -95,17 +120,13 @@ def write_thumbnails(
         rows: its rows.
         images: opens the images.
         threads: how many draw.
-        drawn: thumbnails that are there already, by row.
+        drawn: thumbnails that are there already, by row; None of an image that cannot be read.
     """
     drawn = drawn or {}
-    points = [
-        (row, key, str(ref or ""))
-        for batch in rows
-        for row, key, ref in zip(batch.id.tolist(), batch.key.tolist(), batch.column("image").to_pylist(), strict=True)
-    ]
+    points = [point for batch in rows for point in _points(batch)]
     draw = functools.partial(_draw, images, step, drawn)
     probes = [points[i] for i in np.linspace(0, len(points) - 1, min(_PROBES, len(points))).astype(int).tolist()]
-    if not drawn and not any(ordered_map(draw, probes, threads)):
+    if not any(drawn.values()) and not any(ordered_map(draw, probes, threads)):
         return False
     schema = pa.schema(
         [pa.field("key", pa.int64(), nullable=False), pa.field("thumbnail", pa.binary())],
@@ -117,12 +138,10 @@ def write_thumbnails(
     return True
 
 
-def _batches(
-    points: list[tuple[int, int, str]], thumbnails: Iterator[bytes | None], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def _batches(points: list[_Point], thumbnails: Iterator[bytes | None], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(points), _BATCH_ROWS):
         chosen = points[start : start + _BATCH_ROWS]
-        keys = np.array([key for _, key, _ in chosen], np.int64)
+        keys = np.array([point.key for point in chosen], np.int64)
         encoded = [next(thumbnails) for _ in chosen]
         yield pa.RecordBatch.from_arrays([as_arrow(keys, pa.int64()), _binary(encoded)], schema=schema)
 
@@ -135,13 +154,18 @@ def _binary(values: Sequence[bytes | None]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(values), [valid, pa.py_buffer(ends), content])
 
 
-def _draw(images: SourceImages, step: int, drawn: Mapping[int, bytes], point: tuple[int, int, str]) -> bytes | None:
-    row, _, ref = point
-    if row in drawn:
-        return drawn[row]
-    return images.use_image(
-        step, row, ref, lambda image: image.content if is_thumbnail(image) else _encode(image.decode(SIDE_PIXELS))
-    )
+def _draw(images: SourceImages, step: int, drawn: Mapping[int, bytes | None], point: _Point) -> bytes | None:
+    if point.row in drawn:
+        return drawn[point.row]
+
+    def reduce(image: ReadImage) -> bytes:
+        is_own = is_thumbnail(image)
+        if is_own and point.was_decoded:
+            return image.content
+        pixels = image.decode(SIDE_PIXELS)
+        return image.content if is_own else _encode(pixels)
+
+    return images.use_image(step, point.row, point.ref, reduce)
 
 
 def _encode(image: Image.Image) -> bytes:
