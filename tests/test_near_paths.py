@@ -79,3 +79,44 @@ def test_every_command_names_what_may_have_been_meant(
     toy.pictures(Path("data/test"), each=1)
     assert main.run(command.split()) == 2
     assert f"; did you mean {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"),
+    [
+        ("infer --data chosen.csv --model net.py:build", {"csv", "txt", "zip", "folder"}),
+        ("infer --data chosen --model net.py:build", {"csv", "txt", "zip", "folder"}),
+        ("infer --data data/test --model chosen.py:build", {"py"}),
+        ("infer --data data/test --model net.py:build --transform chosen.py:f", {"py"}),
+        ("infer --data data/test --model net.py:build --checkpoint chosen.pt", {"pt"}),
+        ("infer --data data/test --model net.py:build --classes chosen.txt", {"txt"}),
+        ("infer --data data/test --model net.py:build --config chosen.toml", {"toml"}),
+        ("visualize predictions/abc --labels chosen.csv", {"csv", "json"}),
+        ("visualize predictions/abc --columns chosen", {"csv", "json"}),
+        ("visualize predictions/abc --groups chosen.csv", {"csv"}),
+        ("visualize predictions/abc --thresholds chosen.json", {"json"}),
+        ("visualize predictions/abc --image-root choosn", {"folder"}),
+        ("compare predictions/abc predictions/abc --image-root chosen", {"folder"}),
+        ("gate predictions/abc --rules chosen.toml", {"toml"}),
+        ("gate predictions/abc --report chosen.txt", {"txt"}),
+        ("import chosen.csv --scores logits", {"csv", "json", "txt", "pt"}),
+        ("import data/list.csv --scores logits --image-root chosen.zip", {"zip", "folder"}),
+        ("board --logdir chosen", {"folder"}),
+    ],
+)
+def test_only_what_the_flag_takes_is_named(command: str, kinds: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    toy.write_run(Path("predictions/abc"), logits, label)
+    toy.pictures(Path("data/test"), each=1)
+    Path("net.py").write_text("import torch\n\ndef build():\n    return torch.nn.Flatten()\n")
+    Path("data/list.csv").write_text("image,label,score_a,score_b\n1.png,a,0.5,0.5\n")
+    Path("Classes.txt").unlink()  # which is near as well
+    for kind in {"csv", "txt", "zip", "py", "pt", "json", "toml", "folder"} - kinds:
+        Path(f"choosen.{kind}").touch() if kind != "folder" else Path("choosen").mkdir()
+    assert main.run(command.split()) == 2
+    assert "did you mean" not in capsys.readouterr().err
+    for kind in kinds:
+        Path(f"choosen.{kind}").touch() if kind != "folder" else Path("choosen").mkdir()
+    assert main.run(command.split()) == 2
+    named = capsys.readouterr().err.rpartition("; did you mean ")[2].partition("?")[0]
+    assert named in {"choosen" if kind == "folder" else f"choosen.{kind}" for kind in kinds}

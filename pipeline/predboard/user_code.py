@@ -66,7 +66,7 @@ def load_object(spec: str, kind: str, form: str) -> UserObject:
         raise InputError(f"--{kind} is {spec!r}; expected {form}")
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"no {kind} file {file}; expected {form}{did_you_mean_path(path, Path.is_file)}")
+        raise InputError(f"no {kind} file {file}; expected {form}{did_you_mean_path(path, Path.is_file, ('.py',))}")
     module = _import_file(path, kind)
     if not hasattr(module, name):
         own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def read_label_thresholds(file: AnyPath) -> AppliedThresholds:
     try:
         record = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        near = "" if file.exists() else did_you_mean_path(file)
+        near = "" if file.exists() else did_you_mean_path(file, Path.is_file)
         raise InputError(f"--thresholds {file} cannot be read ({first_line(error)}): {expected}{near}") from error
     if not isinstance(record, dict) or not isinstance(record.get("labels"), dict):
         raise InputError(f"--thresholds {file} has no labels: {expected}")

@@ -4,6 +4,7 @@ Such a file is CSV, TSV, JSON, lines of JSON or Parquet; or what the tab Predict
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ def read_row_table(file: AnyPath, text_column: str | None = None) -> pa.Table:
     if not exists or suffix not in SUFFIXES:
         what = f"{file} is a folder" if is_folder else f"no file {file}"
         what = f"{file} is of an unknown kind" if exists else what
-        near = "" if exists or is_folder else did_you_mean_path(file)
+        near = "" if exists or is_folder else did_you_mean_path(file, Path.is_file, SUFFIXES)
         raise InputError(f"{what}: expected a table that ends in {', '.join(SUFFIXES)}{near}")
     with reading(file):
         table = _read(file, suffix, text_column)

@@ -37,6 +37,9 @@ from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import Labels
 from predboard.predictions.schema import MULTI_LABEL, ROW_NUMBERS, hash_refs, rename_reserved_columns
 
+_ARCHIVES = (".zip", ".tar")
+"""Files that may hold the images, besides a folder."""
+
 
 @dataclass(frozen=True)
 class LabelledManifest:
@@ -239,10 +242,10 @@ def _located(
         return root, refs
     if config.image_root.is_dir():
         return str(config.image_root.resolve()), refs
-    if config.image_root.suffix.lower() not in (".zip", ".tar") or not config.image_root.is_file():
+    if config.image_root.suffix.lower() not in _ARCHIVES or not config.image_root.is_file():
         raise InputError(
             f"--image-root {config.image_root} does not exist: expected the folder, .zip or .tar with the images"
-            f"{did_you_mean_path(config.image_root)}"
+            f"{did_you_mean_path(config.image_root, suffixes=_ARCHIVES)}"
         )
     archive = config.image_root.resolve()
     return str(archive.parent), [ref and f"{archive.name}#{ref}" for ref in refs]

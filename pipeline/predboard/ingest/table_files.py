@@ -39,7 +39,7 @@ def check_kind(file: Path) -> None:
     with reading(file):  # a closed folder, a name that is too long
         exists = file.is_file()
     if not exists:
-        near = did_you_mean_path(file, Path.is_file)
+        near = did_you_mean_path(file, Path.is_file, (*ARRAY_SUFFIXES, *TABLE_SUFFIXES))
         raise InputError(f"no file {file}: expected predictions in one of {suffixes}{near}")
     if file.suffix.lower() in (".gz", ".bz2", ".xz", ".zst"):
         raise InputError(f"{file} is compressed: unpack it first, then give {file.stem}")

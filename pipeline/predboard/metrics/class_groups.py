@@ -13,6 +13,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ def read_class_groups(path: AnyPath, classes: Sequence[str]) -> ClassGroups:
     except StorageError:
         raise
     except OSError as error:
-        near = did_you_mean_path(path) if isinstance(error, FileNotFoundError) else ""
+        near = did_you_mean_path(path, Path.is_file) if isinstance(error, FileNotFoundError) else ""
         raise InputError(f"cannot read {path}: {error.strerror or first_line(error)}{near}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from error

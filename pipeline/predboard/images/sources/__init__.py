@@ -98,7 +98,7 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
         if absent := next((file for file in files if not file.exists()), None):
             raise InputError(
                 f"no folder {absent}, and no such file: expected a folder with a sub-folder of images per class, or a "
-                f"list{did_you_mean_path(absent)}"
+                f"list{did_you_mean_path(absent, suffixes=_all_suffixes())}"
             )
         manifest = _open(files, options)
     if options.sets is not None and not isinstance(manifest.label, MultiLabels):
@@ -135,7 +135,7 @@ def _open(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
     if source is None and files[0].suffix.lower() in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         raise InputError(f"{files[0]} is compressed: unpack it first, and give the folder or the .tar")
     if source is None:
-        ends = ", ".join(suffix for kind in load_all() for suffix in kind.SUFFIXES)
+        ends = ", ".join(_all_suffixes())
         raise InputError(f"{files[0]} is not a source of images: expected a folder, or a file that ends in {ends}")
     if len(files) > 1 and not source.SHARDED:
         raise InputError(f"--data names {len(files)} files like {files[0].name}: expected one file of this kind")
@@ -203,6 +203,10 @@ def expand_braces(pattern: str) -> list[str]:
 def load_all() -> tuple[Source, ...]:
     """Return all modules in this folder, in the order of their names."""
     return tuple(map(load, names()))
+
+
+def _all_suffixes() -> tuple[str, ...]:
+    return tuple(suffix for kind in load_all() for suffix in kind.SUFFIXES)
 
 
 def source_of(name: str) -> Source | None:
