@@ -19,7 +19,7 @@ from predboard.images import sources
 from predboard.images.decode import decode_image
 from predboard.images.manifest import SourceOptions
 from predboard.images.sources import Container, open_source
-from tests import toy
+from tests import fake_storage, toy
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 7), dtype=np.uint8)
 """[rows, height, width] of the pictures that each example stores: four of each of the classes a, b and c, in order."""
@@ -68,6 +68,16 @@ def test_pictures_that_are_written_again_are_read_again(data: str, kind: str, tm
     assert [sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()] == before[::-1]
     again = [sources.stamp_of(manifest.root, ref) for ref in manifest.image.to_pylist()]
     assert all(old and new and old != new for old, new in zip(stamps, again, strict=True))
+
+
+def test_a_program_reads_again_what_was_replaced_in_storage(kind: str, tmp_path: Path) -> None:
+    contents = []
+    for rows in (range(12), range(12)[::-1]):
+        local = write_example(kind, tmp_path / f"{rows[0]}", rows)
+        place = fake_storage.copied(fake_storage.empty(), tmp_path / f"{rows[0]}", "data")
+        manifest = open_source(local.replace(str(tmp_path / f"{rows[0]}"), str(place)))
+        contents.append([sources.read(manifest.root, ref) for ref in manifest.image.to_pylist()])
+    assert contents[0] == contents[1][::-1]
 
 
 def test_class_names_of_the_user_name_the_labels(data: str) -> None:

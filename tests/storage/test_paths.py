@@ -209,6 +209,22 @@ def test_storage_that_is_not_there_is_one_line(uri: str, expected: str, monkeypa
         assert "--suggest >" not in str(refused.value)
 
 
+def test_a_program_that_sets_credentials_connects_with_them(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/base/x", b"content")
+    allowed = file_systems._connect
+
+    def connect(scheme: str, bucket: str) -> Any:
+        if "FAKE_KEY" not in os.environ:
+            raise PermissionError("ACCESS_DENIED")
+        return allowed(scheme, bucket)
+
+    monkeypatch.setattr(file_systems, "_connect", connect)
+    with pytest.raises(StorageError, match="access is denied"):
+        RemotePath("fake://base/x").read_bytes()
+    monkeypatch.setenv("FAKE_KEY", "mine")
+    assert RemotePath("fake://base/x").read_bytes() == b"content"
+
+
 def test_a_part_that_cannot_be_put_leaves_nothing(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, out = toy.pictures(tmp_path / "photos", 3, 4), RemotePath("fake://out/run")
 

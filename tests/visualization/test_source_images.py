@@ -153,6 +153,18 @@ def test_pictures_below_the_folder_are_opened_links_of_the_user_included(tmp_pat
     assert SourceImages(steps, moved).open_image(0, 1, ref.format(root=moved)) is not None
 
 
+def test_where_a_link_leads_is_asked_by_each_command(tmp_path: Path) -> None:
+    steps = written(tmp_path)
+    root = tmp_path / "images"
+    for folder in (root / "sub", tmp_path / "beside"):
+        folder.mkdir()
+    (tmp_path / "000001.png").write_bytes((root / "000001.png").read_bytes())
+    for target, is_inside in ((root / "sub", True), (tmp_path / "beside", False)):
+        (root / "link").unlink(missing_ok=True)
+        (root / "link").symlink_to(target, target_is_directory=True)
+        assert (SourceImages(steps, None).open_image(0, 1, "link/../000001.png") is not None) == is_inside
+
+
 def test_visualize_and_compare_say_what_they_did_not_open_and_which_flag_does(tmp_path: Path) -> None:
     toy.sources(tmp_path / "elsewhere", ROWS)
     run = dataclasses.replace(toy.RUN, root=str(toy.sources(tmp_path / "images", ROWS)))

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -30,11 +31,24 @@ class SharedCache(Generic[Y]):
 
 
 def version_of(file: AnyPath) -> tuple[int, ...]:
-    """Return numbers that change when a file is written again; of one in storage always (), as asking takes long."""
+    """Return numbers that change when a file is written again; of one in storage, with each `read_storage_anew`."""
     if is_remote(file):
-        return ()
+        return (_reading_since(),)
     status = file.stat()
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def read_storage_anew() -> None:
+    """Let nothing that was read from object storage be used again, because to ask what has changed takes long.
+
+    Each command begins with it: one process may run several.
+    """
+    _reading_since.cache_clear()
+
+
+@functools.lru_cache(1)
+def _reading_since() -> int:
+    return time.monotonic_ns()
 
 
 def shared_cache(size: int) -> Callable[[Callable[..., Y]], SharedCache[Y]]:

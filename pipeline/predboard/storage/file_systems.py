@@ -69,8 +69,15 @@ class Bucket:
 
 
 @functools.lru_cache(maxsize=64)
-def open_bucket(scheme: str, name: str) -> Bucket:
-    """Return the bucket of this name, the same object for all callers."""
+def open_bucket(scheme: str, name: str, environment: tuple[tuple[str, str], ...]) -> Bucket:
+    """Return the bucket of this name, the same object for all callers.
+
+    Args:
+        scheme: of its URI.
+        name: the bucket's.
+        environment: the variables of this process: a program may set other credentials, or another endpoint.
+    """
+    del environment  # which is read when the bucket connects
     return Bucket(scheme, name)
 
 
@@ -114,7 +121,7 @@ def _fsspec_file_system(scheme: str) -> Any:
     except ImportError as error:
         raise InputError(f"{scheme}:// needs fsspec: {install_command('fsspec')}") from error
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=False)
+        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         raise InputError(f"{scheme}:// needs another package ({first_line(error)})") from error
     except ValueError as error:

@@ -264,7 +264,8 @@ class RemotePath:
 
         def ask(attempt: int = 1) -> X:
             try:
-                return question(open_bucket(scheme, inside.partition("/")[0]).file_system(), path)
+                bucket = open_bucket(scheme, inside.partition("/")[0], tuple(os.environ.items()))
+                return question(bucket.file_system(), path)
             except (InputError, UnreadableError, FileNotFoundError):
                 raise
             except Exception as error:  # fsspec's file systems raise what their libraries do

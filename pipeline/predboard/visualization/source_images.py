@@ -25,13 +25,14 @@ from predboard.formatting import either, plural, shared_start
 from predboard.images import decode, sources
 from predboard.images.manifest import split_ref
 from predboard.images.plain_files import PlainFile, plain_file
+from predboard.images.shared_cache import read_storage_anew
 from predboard.parallel.pool import ProcessPool
 from predboard.parallel.threads import ItemTimeout, ordered_map
 from predboard.predictions.tile_labels import name_labels
 from predboard.storage.paths import AnyPath, is_inside, is_uri, parse_path
 from predboard.storage.remote import MAX_CONNECTIONS
 from predboard.storage.runs import Step, read_values
-from predboard.storage.source_folders import leads_inside, names_of_folder
+from predboard.storage.source_folders import SourceFolder
 from predboard.summaries import EncodedImages, Projector, Summary, Tiles
 from predboard.visualization import events
 from predboard.visualization.absent_images import ANSWER_SECONDS, AbsentImages, note_absent
@@ -118,6 +119,7 @@ class SourceImages:
             anywhere: open images wherever their refs lead, and not only below the root of the run and `image_root`.
                 Refs of predictions that others made may lead to any file of this machine.
         """
+        read_storage_anew()
         self._steps = {step.step: step for step in steps}
         self._root, self._anywhere = image_root, anywhere
         # If all steps use the same images, they are cached under the first step.
@@ -129,7 +131,7 @@ class SourceImages:
         self._absent_roots: set[str] = set()  # nothing is looked for below them
         self._asking = threading.Lock()
         self._fitted = functools.lru_cache(FITTED_CACHE_IMAGES)(self._fit)
-        self._names_of_folder = functools.cache(names_of_folder)  # following links takes as long as decoding an image
+        self._folders = functools.cache(SourceFolder)  # following links takes as long as decoding an image
         self._expected: dict[int, set[int]] = {number: set() for number in self._steps}
         self._thumbnails: dict[int, dict[int, bytes | None]] = {number: {} for number in self._steps}
         self.observer: ImageObserver | None = None
@@ -357,8 +359,7 @@ class SourceImages:
 
     def _is_inside(self, step: int, ref: str) -> bool:
         """Return whether a ref leads to below the folder that the user named, or else the root of the run."""
-        root = self._root_of(step)
-        return leads_inside(ref, root, self._names_of_folder(root))
+        return self._folders(self._root_of(step)).contains(ref)
 
     def _thumbnail(self, step: int, row: int) -> bytes | None:
         """Return the stored thumbnail of a row. Those of all expected rows are read together, which costs no more."""

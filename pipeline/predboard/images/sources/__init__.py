@@ -17,7 +17,7 @@ from typing import Protocol, cast, runtime_checkable
 from predboard.errors import InputError, reading
 from predboard.images.label_values import RawLabels, describe_strange, respell
 from predboard.images.manifest import Manifest, SourceOptions, split_ref
-from predboard.images.shared_cache import version_of
+from predboard.images.shared_cache import read_storage_anew, version_of
 from predboard.images.sources import folder
 from predboard.near_paths import did_you_mean_path
 from predboard.predictions.label_sets import MultiLabels
@@ -93,6 +93,7 @@ def open_source(data: str, options: SourceOptions | None = None) -> Manifest:
     Raises InputError if there is no such folder or file, no image in it, or a column that the user named is missing.
     """
     options = options or SourceOptions()
+    read_storage_anew()
     with reading(data):
         files = expand_pattern(data)
         if absent := next((file for file in files if not file.exists()), None):
@@ -248,5 +249,5 @@ def stamp_of(root: str, ref: str) -> tuple[int, ...]:
     container, _ = split_ref(ref)
     for name in filter(None, (ref, container)):
         with contextlib.suppress(OSError, ValueError):  # also of a ref with a null byte, or a URI with a secret
-            return version_of(join_ref(root, name))
+            return () if is_remote(file := join_ref(root, name)) else version_of(file)
     return ()
