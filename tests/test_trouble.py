@@ -106,7 +106,7 @@ def _begun(place: Path, flags: list[str], there: Callable[[], bool], **environme
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        preexec_fn=toy.heed_ctrl_c,
         text=True,
     )
     until = time.monotonic() + 60

@@ -328,6 +328,11 @@ def predboard(
     )
 
 
+def heed_ctrl_c() -> None:
+    """Do as a terminal does, in a process that begins: a shell lets what it runs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class CountCalls:
     """Counts calls of functions on this thread in a `with` block: a measure of work that no other process disturbs."""
 

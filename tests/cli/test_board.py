@@ -57,7 +57,7 @@ def test_board_opens_tensorboard_which_ends_with_it(number: signal.Signals, exam
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        preexec_fn=toy.heed_ctrl_c,
         text=True,
     ) as board:
         try:

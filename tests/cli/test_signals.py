@@ -14,6 +14,7 @@ import pytest
 
 from predboard.cli.signals import stoppable
 from predboard.errors import InputError
+from predboard.storage.inspection import inspect
 from tests import toy
 from tests.cli.example import Example, RunCommand
 
@@ -82,12 +83,29 @@ def _started_by_a_terminal(folder: Path, *arguments: str | Path) -> subprocess.C
         [sys.executable, "-m", "predboard", *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        preexec_fn=toy.heed_ctrl_c,
         capture_output=True,
         text=True,
         timeout=50,
         check=False,
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_shell_ignores_stays_ignored(
+    number: signal.Signals, command: RunCommand, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(folder: Path, *more: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return inspect(folder, *more)
+
+    monkeypatch.setattr("predboard.storage.inspection.inspect", signalled)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert command("inspect", example.out)[0] == 0
+    finally:
+        signal.signal(number, before)
 
 
 def test_ctrl_c_while_drawing(command: RunCommand, example: Example, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -421,6 +421,7 @@ def test_a_signal_ends_the_command_and_its_ray_and_the_run_can_be_resumed(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=toy.heed_ctrl_c,
     ) as process:
         until = time.monotonic() + 60
         while time.monotonic() < until and not list((place / "out").glob("*/part-*.parquet")):

@@ -235,7 +235,7 @@ def test_a_command_that_waits_for_storage_can_be_interrupted(sent: int, code: in
             [sys.executable, "-m", "predboard", "inspect", str(uri("predictions"))],
             env={**os.environ, "PYTHONPATH": toy.PYTHONPATH},
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
+            preexec_fn=toy.heed_ctrl_c,
             text=True,
         ) as command,
     ):

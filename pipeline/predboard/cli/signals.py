@@ -35,9 +35,9 @@ def stoppable() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if before[signal.SIGINT] is not signal.SIG_IGN:  # as in a shell's background
-            signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as in a shell's background
+                signal.signal(number, stop)
         yield
     except Exception:
         if stopped is not None:  # the signal led to it: a part left half written cannot be closed, for example
