@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from predboard.config import InferConfig
 from predboard.errors import InputError
 from predboard.images.sources import open_source, read
+from predboard.images.sources.zip import read_at_once
 from predboard.inference.infer import infer
 from tests import toy
 from tests.images.sources.pictures import files, same_bytes
@@ -61,6 +63,37 @@ def test_backslashes_and_superfluous_parts_of_names_make_no_other_refs(tmp_path:
     assert manifest.notes == ("1 file is not read as an image: 1 .txt",)
     same_bytes(manifest, [b"set\\a\\1.png", b"./set/b//2.png"])
     assert read(str(tmp_path), "w.zip#set\\a\\1.png") == b"set\\a\\1.png"  # as earlier versions wrote the ref
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_member_is_read_at_once_as_zipfile_reads_it_and_otherwise_left_to_zipfile(
+    tmp_path: Path, packing: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", packing) as archive:
+        for name, content, extra in (
+            ("a/ä.png", bytes(range(60)) * 2, b""),
+            ("a/empty.png", b"", b""),
+            ("a/last.png", b"x" * 60, b"\xfe\xca\x60\0" + bytes(96)),
+        ):
+            info = zipfile.ZipInfo(name)
+            info.extra = extra
+            archive.writestr(info, content, packing)
+    whole, known = (tmp_path / "d.zip").read_bytes(), 0
+    for at in range(whole.index(b"PK\1\2")):
+        (tmp_path / "damaged.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with zipfile.ZipFile(tmp_path / "damaged.zip") as archive:
+            for info in archive.infolist():
+                content = read_at_once(archive, info)
+                known += content is not None
+                try:
+                    expected = archive.read(info)
+                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError):
+                    assert content is None
+                else:
+                    assert content in (None, expected)
+    # The first member, where it is not damaged: the last one's header is longer than what is read with it.
+    assert (known > 200) == (packing != zipfile.ZIP_BZIP2)
+    assert read(str(tmp_path), "d.zip#a/ä.png") == bytes(range(60)) * 2
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

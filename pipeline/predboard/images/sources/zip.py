@@ -1,9 +1,12 @@
 """Reads a zip file of class folders in place, by the same rules as a folder. It knows nothing of pixels."""
 
 import functools
+import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable
+from typing import IO, NamedTuple, cast
 
 from predboard.errors import InputError
 from predboard.images.class_folders import describe_left_out, is_hidden, refuse_splits, sort_into_classes
@@ -16,6 +19,12 @@ SHARDED = False
 
 _PIECE_BYTES = 2**17
 """Bytes of a request for a file in storage."""
+
+_UNUSUAL_FLAGS, _UTF_8_FLAG = 0x61, 0x800
+"""Flags of a member (APPNOTE.TXT, 4.4.4): encrypted, patched, strongly encrypted; and how its name is written."""
+
+_EXTRA_BYTES = 64
+"""Bytes of a member's header behind its name that are read with it: Info-ZIP writes 28, for its times and owner."""
 
 
 def list_images(files: tuple[AnyPath, ...], options: SourceOptions) -> Manifest:
@@ -59,29 +68,65 @@ def refuse_duplicates(names: Iterable[str], file: AnyPath) -> None:
 
 def read(file: AnyPath, member: str, max_read_gb: float) -> bytes:
     """Return the bytes of a member. Raises FileNotFoundError if there is no such member."""
-    names = _stored_names(file)
-    stored_name = names.get(member) or names.get(canonical_member(member))
-    if stored_name is None:
+    listed = _listed(file)
+    info = listed.members.get(member) or listed.members.get(canonical_member(member))
+    if info is None:
         raise FileNotFoundError(2, "No such member")
-    archive = _opened(file, version_of(file), _reader(file))
-    check_size(archive.getinfo(stored_name).file_size, max_read_gb)
-    return archive.read(stored_name)
+    check_size(max(info.file_size, info.compress_size), max_read_gb)
+    if is_remote(file):
+        return _opened_for_thread(file).read(info)
+    content = read_at_once(listed.archive, info)
+    return listed.archive.read(info) if content is None else content
 
 
-def _reader(file: AnyPath) -> int:
-    """Return which threads share an open file: all on this machine; in storage none, or each would wait for others."""
-    return threading.get_ident() if is_remote(file) else 0
+def read_at_once(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | None:
+    """Return the bytes of a member of a local file by one call of the system, where `zipfile` makes several.
+
+    Returns None for everything unusual or damaged: `zipfile` then reads it, or says what is wrong with it.
+    """
+    is_usual = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and info.file_size
+    if not is_usual or info.flag_bits & _UNUSUAL_FLAGS or not hasattr(os, "pread"):
+        return None
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_FLAG else "cp437")
+    names_at = zipfile.sizeFileHeader
+    length = names_at + len(name) + _EXTRA_BYTES + info.compress_size
+    record = os.pread(cast(IO[bytes], archive.fp).fileno(), length, info.header_offset)
+    flags, name_length, extra_length = (int.from_bytes(record[at : at + 2], "little") for at in (6, 26, 28))
+    start = names_at + name_length + extra_length
+    packed = record[start : start + info.compress_size]
+    same = record[names_at : names_at + name_length] == name and not (flags ^ info.flag_bits) & _UTF_8_FLAG
+    if not (same and record.startswith(zipfile.stringFileHeader)):
+        return None
+    content = packed
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        try:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, info.file_size)
+        except zlib.error:
+            return None
+    return content if len(content) == info.file_size and zlib.crc32(content) == info.CRC else None
+
+
+class _Listed(NamedTuple):
+    archive: zipfile.ZipFile
+    """Open; all threads share it where the file is on this machine."""
+    members: dict[str, zipfile.ZipInfo]
+    """By canonical name."""
 
 
 @shared_cache(64)
-def _stored_names(file: AnyPath) -> dict[str, str]:
-    """Return canonical name -> name in the archive."""
-    return {canonical_member(name): name for name in _opened(file, version_of(file), _reader(file)).namelist()}
+def _listed(file: AnyPath) -> _Listed:
+    archive = _opened_for_thread(file) if is_remote(file) else _open(file)
+    return _Listed(archive, {canonical_member(info.filename): info for info in archive.infolist()})
+
+
+def _opened_for_thread(file: AnyPath) -> zipfile.ZipFile:
+    """Return a file in storage, opened for this thread alone: else each would wait for others."""
+    return _opened_by((threading.get_ident(), *version_of(file)), file)
 
 
 @functools.lru_cache(maxsize=64)
-def _opened(file: AnyPath, version: tuple[int, ...], reader: int) -> zipfile.ZipFile:
-    del version, reader  # each has its own
+def _opened_by(thread_and_version: tuple[int, ...], file: AnyPath) -> zipfile.ZipFile:
+    del thread_and_version
     return _open(file)
 
 
