@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -71,6 +71,8 @@ def fit_picture(picture: Image.Image, side: int = PICTURE_SIDE_PX) -> tuple[Imag
     longest = max(picture.size)
     if longest <= side:
         factor = side // longest
+        if factor == 1:
+            return picture, True
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), True
     scale = side / longest
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
@@ -201,14 +203,21 @@ def draw_contact_sheet(
     return canvas.pixels
 
 
-def draw_sprite(pictures: Sequence[Image.Image | None], side: int) -> Image.Image:
-    """Put pictures of at most `side` × `side` pixels into a square grid, row by row; grey where there is none."""
-    grid = math.ceil(math.sqrt(len(pictures)))
-    sprite = Image.new("RGB", (grid * side, grid * side), PAPER)
+def draw_sprite(pictures: Iterable[Image.Image | None], count: int, side: int) -> Image.Image | None:
+    """Put pictures of at most `side` × `side` pixels into a square grid, row by row; grey where there is none.
+
+    Each is pasted as it comes, so that no more than the grid is in memory. Returns None if there is no picture at all.
+    """
+    grid = math.ceil(math.sqrt(count))
+    sprite, missing = None, []
     for i, picture in enumerate(pictures):
         left, top = i % grid * side, i // grid * side
         if picture is None:
-            sprite.paste(TRACK, (left, top, left + side, top + side))
-        else:
-            sprite.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+            missing.append((left, top, left + side, top + side))
+            continue
+        if sprite is None:
+            sprite = Image.new("RGB", (grid * side, grid * side), PAPER)
+        sprite.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+    for box in missing if sprite is not None else ():
+        sprite.paste(TRACK, box)
     return sprite

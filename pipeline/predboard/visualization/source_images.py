@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import os
 import threading
@@ -45,8 +46,9 @@ SPRITE_SIDE_PIXELS = 4544
 """Side of the sprite with all images of the Projector, in pixels: 71 images of 64, so that 5,000 small ones keep their
 own pixels. Browsers take up to 8,192."""
 
-SPRITE_TASK_IMAGES = 32
-"""Images of the Projector that a thread takes at a time: to pass one on costs as much as to find that it is missing."""
+TASK_IMAGES = 32
+"""Images of the Projector, and thumbnails, that a thread takes at a time: to pass one on costs as much as to find that
+it is missing."""
 
 PAGE_COLUMNS = 13
 """Images side by side on a page of 64: the page then has the shape of a card, in which its images are largest."""
@@ -248,11 +250,11 @@ class SourceImages:
             return picture
 
         is_remote = self._any_remote(step, (str(ref or "") for _, ref in points))
-        threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, SPRITE_TASK_IMAGES)
+        threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, TASK_IMAGES)
         groups = (points[start : start + size] for start in range(0, len(points), size))
         opened = ordered_map(lambda group: [open_small(point) for point in group], groups, threads)
-        images = [image for group in opened for image in group]
-        return (events.encode_jpeg(draw_sprite(images, side)) if any(images) else b""), side
+        sprite = draw_sprite(itertools.chain.from_iterable(opened), len(points), side)
+        return (b"" if sprite is None else events.encode_jpeg(sprite)), side
 
     def _root_of(self, step: int) -> str:
         return self._steps[step].run.root if self._root is None else str(self._root)

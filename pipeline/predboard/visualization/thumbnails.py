@@ -5,6 +5,7 @@ It knows nothing of tiles and event files.
 
 import functools
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from predboard.drawing.tiles import fit_picture
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.arrow import as_arrow, as_booleans, as_numpy
 from predboard.predictions.derived_rows import DerivedRows
-from predboard.visualization.source_images import ReadImage, SourceImages
+from predboard.visualization.source_images import TASK_IMAGES, ReadImage, SourceImages
 
 THUMBNAILS_FILE = "thumbnails.arrow"
 
@@ -133,7 +134,9 @@ def write_thumbnails(
         {"side": str(SIDE_PIXELS), "step": str(step)},
     )
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for batch in _batches(points, ordered_map(draw, points, threads), schema):
+        groups = (points[start : start + TASK_IMAGES] for start in range(0, len(points), TASK_IMAGES))
+        encoded = ordered_map(lambda group: [draw(point) for point in group], groups, threads)
+        for batch in _batches(points, itertools.chain.from_iterable(encoded), schema):
             writer.write_batch(batch)
     return True
 
