@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predboard.parallel.threads import ItemTimeout, limit_spinning, ordered_map, worker_count
+from predboard.parallel.threads import ItemTimeout, limit_blas_threads, limit_spinning, ordered_map, worker_count
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,21 @@ def test_results_come_in_the_order_of_the_items(delays: list[int], threads: int,
 
     items = list(enumerate(delays))
     assert list(ordered_map(slow, items, threads, ahead)) == [i * i for i, _ in items]
+
+
+def test_items_that_are_computed_at_once_keep_their_place_and_need_no_thread() -> None:
+    def doubled(item: int) -> tuple[int, int]:
+        return 2 * item, threading.get_ident()
+
+    here = threading.get_ident()
+    some = ordered_map(doubled, range(20), 2, 6, at_once=lambda item: doubled(item) if item % 3 else None)
+    results = list(some)
+    assert [value for value, _ in results] == [2 * item for item in range(20)]
+    assert [place == here for _, place in results] == [item % 3 > 0 for item in range(20)]
+    before, most = threading.active_count(), 0
+    for _ in ordered_map(doubled, range(20), 2, 6, at_once=doubled):
+        most = max(most, threading.active_count())
+    assert most == before
 
 
 def test_items_run_side_by_side() -> None:
@@ -205,6 +220,23 @@ def test_spinning_is_limited_unless_the_environment_says_how_to_wait(
         monkeypatch.setenv(name, value)
     limit_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [({}, "1"), ({"OMP_NUM_THREADS": "3"}, None), ({"OPENBLAS_NUM_THREADS": "2"}, "2")],
+    ids=["unset", "openmp", "openblas"],
+)
+def test_openblas_starts_no_threads_unless_the_environment_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], threads: str | None
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is undone
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    limit_blas_threads()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no glibc")

@@ -17,7 +17,7 @@ from predboard import CompareConfig, VisualizeConfig, compare, visualize
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
-from predboard.summaries import Tiles
+from predboard.summaries import Scalar, Tiles
 from predboard.visualization.source_images import SourceImages
 from tests import fake_storage, toy
 
@@ -68,6 +68,27 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
             found = list(threads.map(lambda _: pictures.encode(0, gallery(steps)), range(6)))
     assert all(one == expected for one in found)
     assert pictures.missing == here.missing == {"000004.png", "000008.png"}
+
+
+def test_tiles_wait_for_images_once_one_was_opened(tmp_path: Path) -> None:
+    steps = written(tmp_path)
+    tiles = gallery(steps)
+    nowhere = SourceImages(steps, tmp_path / "nowhere")
+    nowhere.encode(0, tiles)
+    assert len(nowhere.missing) == len(tiles.rows["id"])
+    assert not nowhere.waits(0, tiles)
+    pictures = SourceImages(steps, None)
+    assert not pictures.waits(0, tiles)
+    pictures.encode(0, tiles)
+    assert pictures.waits(0, tiles)
+    assert not pictures.waits(0, Scalar("a number", 1.0))
+    with Elsewhere(2, WARM) as pool:
+        of_pool = SourceImages(steps, None, pool)
+        of_pool.encode(0, tiles)
+        assert of_pool.waits(0, tiles)
+        of_nowhere = SourceImages(steps, tmp_path / "nowhere", pool)
+        of_nowhere.encode(0, tiles)
+        assert not of_nowhere.waits(0, tiles)
 
 
 def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

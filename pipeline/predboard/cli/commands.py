@@ -136,8 +136,9 @@ def _visualize(config: VisualizeConfig) -> int:
         print(f"next: {command_line('board', '--logdir', config.logdir)}")
         return 0
     from predboard.parallel.pool import ProcessPool
-    from predboard.parallel.threads import worker_count
+    from predboard.parallel.threads import limit_blas_threads, worker_count
 
+    limit_blas_threads()
     with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:preload") as pool:
         if config.engine == "local" and _is_large(config):
             pool.start(2)  # another process imports what it needs while this one does
@@ -186,6 +187,9 @@ def _warn_of_missing_pictures(run: str, count: int) -> None:
 
 
 def _compare(config: CompareConfig) -> int:
+    from predboard.parallel.threads import limit_blas_threads
+
+    limit_blas_threads()
     from predboard.comparison.compare import compare
 
     with stoppable():
@@ -294,6 +298,9 @@ def _metrics(config: MetricsConfig) -> int:
 
 
 def _gate(config: GateConfig) -> int:
+    from predboard.parallel.threads import limit_blas_threads
+
+    limit_blas_threads()
     from predboard.gating.gate import gate, suggest
     from predboard.gating.reports import to_terminal
 

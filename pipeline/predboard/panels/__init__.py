@@ -320,7 +320,7 @@ def title(panel: Panel) -> str:
 
 
 def render_rounds(chosen: Mapping[str, Panel]) -> list[dict[str, Panel]]:
-    """Return the panels that render side by side, then each of those that describe the others, one at a time."""
+    """Return the panels that describe no other, then each of those that describe the others, one at a time."""
     last = [name for name, panel in chosen.items() if isinstance(panel, RendersLast) and panel.renders_last]
     return [{n: p for n, p in chosen.items() if n not in last}, *({name: chosen[name]} for name in last)]
 

@@ -67,6 +67,17 @@ def limit_spinning() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
+def limit_blas_threads() -> None:
+    """Have OpenBLAS, which NumPy's wheels carry, start no threads: they take half of the time of `import numpy`.
+
+    A product of matrices also has the same last bits then, whatever the number of processors. This changes the
+    environment, so it is for a process of our own, before NumPy is imported; it leaves alone what the user's
+    environment says of threads.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 @dataclass(frozen=True)
 class ItemTimeout(Generic[X, Y]):
     """Limits how long one item may take, and says what to use in place of its result."""
@@ -130,10 +141,12 @@ def ordered_map(
     timeout: ItemTimeout[X, Y] | None = None,
     on_exit: Callable[[], object] = lambda: None,
     nice: int = 0,
+    at_once: Callable[[X], Y | None] = lambda _: None,
 ) -> Generator[Y, None, None]:
     """Yield `function(item)` for each item, in the order of the items, computed on threads.
 
     Items are drawn in the caller's thread. An exception of the function is raised where its result would have been.
+    Threads are started with the first item that is for one.
 
     Args:
         function: called on the threads.
@@ -146,6 +159,8 @@ def ordered_map(
         nice: if not 0, the threads give way to the caller's: fewer of them work the more results wait for it, and where
             the system is Linux they are nicer by so much. With 2 each has two thirds of the weight of the caller's
             where there are more threads than processors.
+        at_once: called in the caller's thread for each item as it is drawn: its result, or None if a thread should
+            compute it. Work that holds Python's lock takes longer on a thread beside other such work than after it.
 
     >>> list(ordered_map(lambda x: x * x, range(5), workers=2))
     [0, 1, 4, 9, 16]
@@ -153,7 +168,7 @@ def ordered_map(
     queue: SimpleQueue[_Pending[X, Y] | None] = SimpleQueue()
     ahead = ahead or 2 * workers
     backlog = _Backlog(workers, ahead, gives_way=nice > 0)
-    threads = [_start_thread(function, queue, nice, backlog, i) for i in range(workers)]
+    threads: list[Thread] = []
     pending: deque[_Pending[X, Y]] = deque()
 
     def oldest_result() -> Y:
@@ -169,8 +184,14 @@ def ordered_map(
     bounded = True
     try:
         for item in items:
+            known = at_once(item)
             pending.append(_Pending(item))
-            queue.put(pending[-1])
+            if known is not None:
+                backlog.begin()
+                pending[-1].result.set_result(known)
+            else:
+                threads = threads or [_start_thread(function, queue, nice, backlog, i) for i in range(workers)]
+                queue.put(pending[-1])
             if len(pending) >= ahead:
                 yield oldest_result()
         while pending:

@@ -4,7 +4,6 @@ It knows neither how states are measured nor where the files end up.
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,22 +107,21 @@ def render_run(
 
 
 def _render_panels(job: RenderJob, states: Mapping[int, States]) -> Iterator[tuple[int, Summary]]:
-    """Yield (step, summary) of all panels in their order. Panels that do not build on each other render on threads.
+    """Yield (step, summary) of all panels in their order, one panel after another.
 
     Raises InputError if two panels write the same tag.
     """
     picture_steps = job.picture_steps
     written: dict[str, tuple[str, panels.WrittenTag]] = {}  # by tag: the panel, and what it wrote
 
-    def render(panel: tuple[str, panels.Panel], run: panels.RunInfo) -> list[tuple[int, Summary]]:
-        of_panel = {step: of_step[panel[0]] for step, of_step in states.items()}
-        rendered = panel[1].render(run, of_panel)
+    def render(name: str, panel: panels.Panel, run: panels.RunInfo) -> list[tuple[int, Summary]]:
+        rendered = panel.render(run, {step: of_step[name] for step, of_step in states.items()})
         return [(step, summary) for step, summary in rendered if step in picture_steps or not summary.has_pictures]
 
     for together in panels.render_rounds(job.panels):
         run = dataclasses.replace(job.run, written=tuple(tag for _, tag in written.values()))
-        rendered = ordered_map(functools.partial(render, run=run), together.items(), job.threads, len(together))
-        for name, summaries in zip(together, rendered, strict=True):
+        for name, panel in together.items():
+            summaries = render(name, panel, run)
             for _, summary in summaries:
                 other, _ = written.get(summary.tag, (name, None))
                 if other != name:
@@ -141,7 +139,8 @@ def _draw(
 ) -> Iterator[tuple[int, Summary]]:
     """Yield the summaries in their order, with pictures encoded and the Projector as files.
 
-    Pictures are drawn on threads, while the next panel renders.
+    What waits for images is drawn on threads, while the next panel renders. Everything else would only wait for
+    Python's lock there, and is drawn by the thread that renders.
     """
     abandoned = Event()
 
@@ -154,7 +153,13 @@ def _draw(
             return [(step, images.encode(step, summary))]
         return [(step, events.encode_picture(summary) if isinstance(summary, Picture) else summary)]
 
-    for drawn in ordered_map(draw, summaries, threads, SUMMARIES_AHEAD, on_exit=abandoned.set):
+    def draw_here(item: tuple[int, Summary]) -> list[tuple[int, Summary]] | None:
+        step, summary = item
+        if images.waits(step, summary):
+            return None
+        return [(step, images.encode_locally(step, summary))] if isinstance(summary, Tiles) else draw(item)
+
+    for drawn in ordered_map(draw, summaries, threads, SUMMARIES_AHEAD, on_exit=abandoned.set, at_once=draw_here):
         yield from drawn
 
 

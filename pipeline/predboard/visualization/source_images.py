@@ -129,6 +129,7 @@ class SourceImages:
         self._shared_step = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()  # references of images that were not found
         self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
+        self._any_opened = False
         self._answering: dict[str, bool] = {}
         self._absent_roots: set[str] = set()  # nothing is looked for below them
         self._asking = threading.Lock()
@@ -163,7 +164,19 @@ class SourceImages:
         encoded, missing, outside = self._pool.call(self._drawing, (step, tiles))
         self.missing.update(missing)
         self.outside.update(outside)
+        self._any_opened |= not missing | outside >= {str(ref or "") for ref in tiles.rows["image"]}
         return encoded
+
+    def waits(self, step: int, summary: Summary) -> bool:
+        """Return whether drawing a summary waits for images, as far as those before tell.
+
+        Else it waits for nothing but Python's lock, and is best drawn by the thread that has it.
+        """
+        rows = summary.source_rows
+        if rows is None:
+            return False
+        remote = self._any_remote(step, map(str, rows["image"]))
+        return self._any_opened or remote or bool(self._steps[step].run.thumbnails)
 
     def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
         """Draw tiles on this process; see `encode`."""
@@ -252,7 +265,17 @@ class SourceImages:
         is_remote = self._any_remote(step, (str(ref or "") for _, ref in points))
         threads, size = (MAX_CONNECTIONS, 1) if is_remote else (threads, TASK_IMAGES)
         groups = (points[start : start + size] for start in range(0, len(points), size))
-        opened = ordered_map(lambda group: [open_small(point) for point in group], groups, threads)
+
+        def open_group(group: list[tuple[int, str | None]]) -> list[Image.Image | None]:
+            return [open_small(point) for point in group]
+
+        waits = is_remote or bool(self._steps[step].run.thumbnails)
+        opened = ordered_map(
+            open_group,
+            groups,
+            threads,
+            at_once=lambda group: None if waits or self._any_opened else open_group(group),
+        )
         sprite = draw_sprite(itertools.chain.from_iterable(opened), len(points), side)
         return (b"" if sprite is None else events.encode_jpeg(sprite)), side
 
@@ -298,6 +321,7 @@ class SourceImages:
                 if origin == "source":
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
+                    self._any_opened = True
                     return use(ReadImage(content, exif))
                 if stored is not None:
                     return use(ReadImage(stored, "ignore"))
