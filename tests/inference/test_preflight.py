@@ -18,7 +18,7 @@ from predboard.images import decode, preprocessing
 from predboard.images.loader import Loader
 from predboard.inference import diagnostics
 from predboard.inference.preflight_report import PreflightReport, write_report
-from predboard.metrics.intervals import sign_test
+from predboard.parallel import threads
 from predboard.storage.runs import delete_part, list_step_numbers, part_path, preflight_path
 from tests import toy
 
@@ -362,9 +362,28 @@ def test_the_cost_is_bounded(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     assert any("warning: accuracy on " in line for line in lines)
     monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_BYTES", 2**28)
     monkeypatch.setattr("predboard.inference.preflight.TRIALS_MIN_SECONDS", 0.0)  # as of a model that takes long
-    _, report = run(folder, tmp_path / "slow", channels="bgr")
+    lines, report = run(folder, tmp_path / "slow", channels="bgr")
     assert {tried["images"] for tried in report["tried"]} <= {16, 32, 64}
-    assert sign_test(0, 20) < 1e-5  # which is still enough for a mistake that costs a third
+    assert any("channels in RGB order" in line for line in lines)  # which is still enough for what costs a third
+    monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MIN_SECONDS", 0.0)
+    monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_SHARE", 0.4)
+    _, report = run(folder, tmp_path / "slower", channels="bgr")
+    assert report["images"] == 80  # of 200
+    monkeypatch.setattr("predboard.inference.preflight.SAMPLE_MAX_SHARE", 0.1)
+    lines, report = run(folder, tmp_path / "slowest", channels="bgr")
+    assert report["images"] == 64  # at least
+    assert any("channels in RGB order" in line for line in lines)
+
+
+def test_other_programs_do_not_change_what_is_tried(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = []
+    for slowness in (1, 20):
+        with monkeypatch.context() as patch:
+            _Clock(patch, 0.0001, 0.001, slowness)  # 64 images take 1.3 s by the clock
+            reports.append(run(folder, tmp_path / str(slowness), channels="bgr")[1])
+    assert reports[0]["tried"] == reports[1]["tried"] and reports[0]["images"] == reports[1]["images"] == 200
 
 
 def test_an_existing_report_is_logged_again_but_not_made_again(folder: Path, tmp_path: Path) -> None:
@@ -460,10 +479,28 @@ def test_the_forecast_is_of_decoding_and_model_at_once_where_that_was_measured(f
     assert run(folder, tmp_path / "all")[1]["together_per_second"] == 0  # the run is no longer than the preflight
 
 
-class _Clock:
-    """Seconds that pass only while pictures are decoded or go through the model, so many for each."""
+def test_the_trial_of_the_forecast_writes_a_part_of_its_own_share(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, staged = tmp_path / "out", list[str]()
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, decode: float, infer: float) -> None:
+    def watched(*given: Any, **options: Any) -> Any:
+        staged.extend(path.name for path in out.rglob("*.tmp"))
+        return threads.ordered_map(*given, **options)
+
+    monkeypatch.setattr(preflight_probe, "ordered_map", watched)
+    run(folder, out, preflight=32, shard_size=50, part=(3, 4))
+    # which the next process of this share removes if this one is killed
+    assert [name[:19] for name in staged] == [".part-00002.parquet"]
+
+
+class _Clock:
+    """Seconds that pass only while pictures are decoded or go through the model, so many for each.
+
+    By the clock all takes so many times as much, as beside other programs.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, decode: float, infer: float, slowness: float = 1) -> None:
         self.now, self.decoded, self.inferred = 0.0, 0, 0
         stream, outputs = Loader.stream, compute_outputs
 
@@ -482,7 +519,9 @@ class _Clock:
         monkeypatch.setattr(preflight_probe, "compute_outputs", slow_outputs)
         for module in (preflight, preflight_probe):
             monkeypatch.setattr(
-                module, "time", types.SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.now)
+                module,
+                "time",
+                types.SimpleNamespace(perf_counter=lambda: slowness * self.now, process_time=lambda: self.now),
             )
 
 

@@ -80,7 +80,7 @@ def test_the_flags_of_a_scaling_do_what_it_says() -> None:
 
 
 def trying(
-    given: NDArray[np.bool_], ways: dict[str, NDArray[np.bool_]], by_chance: bool = False
+    given: NDArray[np.bool_], ways: dict[str, NDArray[np.bool_]], by_chance: bool = False, quick: bool = False
 ) -> tuple[list[preprocessing_trials.Trial], dict[str, int]]:
     cost = dict.fromkeys(ways, 0)
 
@@ -89,7 +89,7 @@ def trying(
         cost[name] = stop
         return ways[name][start:stop]
 
-    return preprocessing_trials.run_trials(list(ways), given, right, by_chance=by_chance), cost
+    return preprocessing_trials.run_trials(list(ways), given, right, by_chance=by_chance, quick=quick), cost
 
 
 def test_a_better_alternative_is_found_and_the_others_are_stopped_early() -> None:
@@ -129,6 +129,14 @@ def test_where_the_given_way_is_right_by_chance_the_right_one_stands_out_at_once
             assert best is not None and best.name == "right"
             cost[by_chance] += costs["other"]
     assert cost[True] < 0.85 * cost[False]
+
+
+def test_of_a_model_at_chance_one_look_must_do_where_there_is_no_time_for_two() -> None:
+    none, right = np.zeros(256, bool), np.arange(256) % 8 == 7
+    for quick, looked in ((False, 32), (True, 16)):
+        _, cost = trying(none, {"none": none, "right": right}, True, quick)
+        assert cost == {"none": looked, "right": 256}
+    assert trying(none, {"none": none}, False, True)[1] == {"none": 32}
 
 
 def test_of_two_about_equally_good_alternatives_the_first_is_taken() -> None:

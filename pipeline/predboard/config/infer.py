@@ -291,8 +291,9 @@ class FailureConfig(Config):
     """Failures: what to do about mistakes, slow images and images that cannot be read."""
 
     preflight: int = 512
-    """Before the long run, check up to this many images (chosen by hash) for silent mistakes, in a minute at most; 256
-    of them where these leave no doubt. 0: no check."""
+    """Before the long run, check up to this many images (chosen by hash) for silent mistakes, in a minute at most: 256
+    where these leave no doubt, and of a short run through a slow model a tenth, or as many as take 2.5 s, at least 64.
+    0: no check."""
 
     strict: bool = False
     """Exit with code 1 when an image could not be read, and with 2, before the long run, when the preflight warns."""

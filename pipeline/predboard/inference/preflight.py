@@ -36,8 +36,16 @@ SHEET_PICTURES = 20
 """Pictures on the contact sheet."""
 
 FIRST_IMAGES, FIRST_PORTION = 256, 16
-"""Images that are looked at first, and those of them that show how long one takes. The rest of the sample is looked at
-where the first ones leave a doubt that more could settle."""
+"""Images that are looked at first, and those of them that warm all up. The rest of the sample is looked at where the
+first ones leave a doubt that more could settle."""
+
+TIMED_IMAGES = 64
+"""Images that are decoded and go through the model one after the other, which shows how long either takes. All others
+are decoded while those before them go through the model."""
+
+SAMPLE_MAX_SHARE, SAMPLE_MIN_SECONDS, SAMPLE_MIN_IMAGES = 0.1, 2.5, 64
+"""Forward passes of the sample are at most this share of those of the whole run, so many seconds, or so many images,
+whichever is more. These seconds are of processor time on all processors, so other programs change nothing."""
 
 MIN_ACCURACY = 0.5
 """Share of the first images that must be right for the rest not to be looked at."""
@@ -51,9 +59,9 @@ MAX_SECONDS = 60.0
 SAMPLE_MAX_SECONDS, SHEET_SECONDS = 25.0, 2.0
 """Of these the sample takes at most the first, and the second are left for the end."""
 
-TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 10.0
-"""Trying other scalings takes at most this share of the whole run's forward passes, or this many seconds if that is
-longer; on fewer images if need be."""
+TRIALS_MAX_SHARE, TRIALS_MIN_SECONDS = 0.25, 5.0
+"""Trying other scalings takes at most this share of the whole run's forward passes, or this many seconds, counted
+likewise, if that is longer; on fewer images if need be, but on `SAMPLE_MIN_IMAGES` at least."""
 
 
 def preflight(
@@ -90,7 +98,7 @@ def preflight(
     report = read_report(job.out, step, key)
     if report is None:
         reader = SampleReader(job, chosen, len(job.runs[step].classes), hands_on)
-        examined = _Examined.begin(rows, job, devices[0], modules(step), step, reader, log)
+        examined = _Examined.begin(tasks, job, devices[0], modules(step), step, reader, log)
         report = examined.report(recipe, key)
         if hands_on:
             ready = {i: row for i, row in reader.ready().items() if any(i in task.ids for task in tasks)}
@@ -135,8 +143,8 @@ class _Examined:
     """A sample, the model, and what the model says of the sample."""
 
     began: float
-    forward_rows: int
-    """Rows of the whole run, images times steps, which bounds the cost of the trials."""
+    tasks: Sequence[Task]
+    """The parts to make."""
     job: Job
     step: int
     reader: SampleReader
@@ -153,7 +161,7 @@ class _Examined:
     @classmethod
     def begin(
         cls,
-        forward_rows: int,
+        tasks: Sequence[Task],
         job: Job,
         device: torch.device,
         module: torch.nn.Module,
@@ -168,28 +176,43 @@ class _Examined:
         probe = Probe(job, device, module, values, BatchLimit(job.batch_size, device, log))
         logits, tried = list[NDArray[np.float32]](), dict[Scaling, NDArray[np.float32]]()
         first_rows = 0
-        for goal in (min(FIRST_IMAGES, reader.rows), reader.rows):
-            portion = min(goal - reader.taken, FIRST_PORTION if not reader.taken else goal)
-            while portion > 0:
+        rows = reader.rows
+        for first in (True, False):
+            goal = min(FIRST_IMAGES, rows) if first else rows
+            while (portion := cls._portion(goal, time.perf_counter() - began, reader, probe)) > 0:
                 pixels = reader.read(portion)
                 if len(pixels):
                     logits.append(probe.logits(pixels))
-                took = time.perf_counter() - began
-                portion = min(goal - reader.taken, int((SAMPLE_MAX_SECONDS - took) / took * reader.taken))
+                if reader.taken == TIMED_IMAGES and logits:
+                    affordable = _rows_within(SAMPLE_MAX_SHARE, tasks, SAMPLE_MIN_SECONDS, probe)
+                    rows = min(rows, max(int(affordable), SAMPLE_MIN_IMAGES))
+                    goal = min(goal, rows)
+                    if reader.decode_beside(goal):
+                        probe.share_processors(reader.decode_seconds)
             if not logits:
                 logits.append(probe.logits(like))
             first_rows = first_rows or min(len(logits[0]), job.batch_size)
             logits = [np.concatenate(logits)]
             sample = reader.sample()
             probe.values = ValueRange.of_sample(sample.pixels, job.like, run.transform)
-            examined = cls(
-                began, forward_rows, job, step, reader, sample, probe.values, probe, logits[0], tried, first_rows
-            )
-            if reader.taken == goal and reader.read_ahead():
+            examined = cls(began, tasks, job, step, reader, sample, probe.values, probe, logits[0], tried, first_rows)
+            if reader.taken == goal and reader.read_ahead(rows):
                 probe.share_processors(reader.decode_seconds)
-            if reader.taken < goal or goal == reader.rows or not examined.leaves_doubt():
+            if reader.taken < goal:
+                reader.stop()
+            if reader.taken < goal or goal == rows or not examined.leaves_doubt():
                 break
         return examined
+
+    @staticmethod
+    def _portion(goal: int, took: float, reader: SampleReader, probe: Probe) -> int:
+        """Return how many images to look at next: as many as fit the time, and as can be decoded beside the model."""
+        if not reader.taken:
+            return min(goal, FIRST_PORTION)
+        fit = min(goal - reader.taken, int((SAMPLE_MAX_SECONDS - took) / took * reader.taken))
+        if reader.taken < TIMED_IMAGES:
+            return min(fit, TIMED_IMAGES - reader.taken)
+        return min(fit, probe.piece_rows) if reader.is_ahead else fit
 
     @functools.cached_property
     def judge(self) -> Judge:
@@ -264,11 +287,15 @@ class _Examined:
 
         self.reader.finish()
         together = 0.0
-        if self.forward_rows > len(sample.label):
+        if sum(task.rows for task in self.tasks) > len(sample.label):
             limit = self._seconds_left()
             self.probe.share_processors(self.reader.decode_seconds)
             together = self.probe.measure_together(
-                len(job.loader.manifest), sample.decoded_per_second, limit, self.reader.keep
+                self.tasks[0].part_range.index,
+                len(job.loader.manifest),
+                sample.decoded_per_second,
+                limit,
+                self.reader.keep,
             )
         report = PreflightReport(
             key=key,
@@ -339,7 +366,8 @@ class _Examined:
 
         some, by_chance = self._affordable(len(scalings)), "chance" in self.findings
         run_trials = functools.partial(preprocessing_trials.run_trials, merit=judge.merit, by_chance=by_chance)
-        trials = run_trials(list(scalings), given[:some], logits_with, in_time=self._has_time)
+        quick = self._trial_rows() < 2 * FIRST_PORTION * len(scalings)
+        trials = run_trials(list(scalings), given[:some], logits_with, in_time=self._has_time, quick=quick)
         better = preprocessing_trials.best_trial(trials)
         if better is not None:
             remedy = self._remedy(better.name, scalings[better.name])
@@ -355,8 +383,8 @@ class _Examined:
         resized: list[Trial] = []
         for name, (_, crop) in sizes.items():
             area = 1 if crop is None else crop**2
-            some = self._affordable(1, area)
             in_time = functools.partial(self._has_time, pixels=area, decodes=True)
+            some = self._affordable(1, area)
             resized += run_trials([name], given[:some], logits_at, in_time=in_time)
         better = preprocessing_trials.best_trial(resized)
         diagnoses = [] if better is None else [preprocessing_trials.diagnose_size(better, sizes[better.name])]
@@ -365,12 +393,15 @@ class _Examined:
     def _seconds_left(self) -> float:
         return MAX_SECONDS - SHEET_SECONDS - (time.perf_counter() - self.began)
 
+    def _trial_rows(self) -> float:
+        """Return the rows that trying other ways may send through the model."""
+        return _rows_within(TRIALS_MAX_SHARE, self.tasks, TRIALS_MIN_SECONDS, self.probe)
+
     def _affordable(self, ways: int, pixels: int = 1) -> int:
         """Return the number of labelled images to try this many ways on, with pictures of so many pixels."""
-        budget = max(TRIALS_MAX_SHARE * self.forward_rows, TRIALS_MIN_SECONDS * self.probe.inferred_per_second)
-        labelled = len(self.judge.labelled)
+        labelled, budget = len(self.judge.labelled), self._trial_rows()
         passes = (ways / 8 + 2) * self._passes(pixels)  # for each image, as most ways are stopped early
-        return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, 64))
+        return labelled if labelled * passes <= budget else max(int(budget / passes), min(labelled, SAMPLE_MIN_IMAGES))
 
     def _passes(self, pixels: int) -> float:
         """Return how many pictures of the run's size take as long as one of so many pixels."""
@@ -396,3 +427,8 @@ class _Examined:
         if self.sample.are_files and not self.job.loader.manifest.is_dataset:
             return flags
         return f"do in your own transform what {flags} does for files"
+
+
+def _rows_within(share: float, tasks: Sequence[Task], seconds: float, probe: Probe) -> float:
+    """Return this share of the run's rows, images times steps, or what a model at rest does in so many seconds."""
+    return max(share * sum(task.rows for task in tasks), seconds * probe.quiet_per_second)

@@ -27,7 +27,7 @@ from predboard.models.network import Network
 from predboard.parallel.threads import ordered_map
 from predboard.predictions.label_sets import Labels, MultiLabels
 from predboard.predictions.tasks import to_task_logits
-from predboard.storage.part_plan import Task, plan_parts
+from predboard.storage.part_plan import PartRange, Task
 
 _CHUNK_ROWS = 8
 """Images that a thread decodes before it takes the next task."""
@@ -94,7 +94,8 @@ class SampleReader:
         self.rows, self.taken = len(rows), 0
         self._timed, self._seconds = 0, 0.0
         self._kept: dict[int, LoadedImage] = {}
-        self._ahead: Iterator[LoadedImage] | None = None
+        self._beside: Generator[LoadedImage, None, None] | None = None
+        self._ahead, self._ahead_of = iter(list[LoadedImage]()), 0
         self._good: list[tuple[int, LoadedImage]] = []  # without pixels
         self._pixels: list[NDArray[Any]] = []
 
@@ -106,16 +107,29 @@ class SampleReader:
         self._pixels.append(np.stack(pixels) if pixels else np.zeros((0, *self._job.like.shape), self._job.like.dtype))
         return self._pixels[-1]
 
-    def read_ahead(self) -> bool:
-        """Begin to decode the rest beside what the caller does, if the run wants it and it is soon done.
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next rows are decoded beside what the caller does."""
+        return self._ahead_of > self.taken
 
-        -> whether it was begun.
+    def decode_beside(self, until: int) -> bool:
+        """Begin to decode the rows up to this one beside what the caller does. -> whether it was begun.
+
+        Not on processes, which start anew for each stream.
         """
-        left = self.rows - self.taken
-        if self._hands_on and left and left * self._seconds < READ_AHEAD_SECONDS * self._timed:
-            stream = self._stream(self._ids[self.taken :], -(-left // _CHUNK_ROWS))
-            self._ahead = itertools.chain([next(stream)], stream)  # a generator does nothing before it is asked
-        return self._ahead is not None
+        if until > self.taken and not self._job.config.processes:
+            rows = self._ids[self.taken : until]
+            self._beside = self._stream(rows, -(-len(rows) // _CHUNK_ROWS))
+            first = next(self._beside)  # a generator does nothing before it is asked
+            self._ahead, self._ahead_of = itertools.chain([first], self._beside), until
+        return self.is_ahead
+
+    def read_ahead(self, until: int) -> bool:
+        """Begin to decode the rows up to this one before anybody asks for them, if the run wants them and it is soon
+        done. -> whether it was begun.
+        """
+        soon = (until - self.taken) * self._seconds < READ_AHEAD_SECONDS * self._timed
+        return self._hands_on and soon and self.decode_beside(until)
 
     @property
     def decode_seconds(self) -> float:
@@ -124,9 +138,14 @@ class SampleReader:
 
     def finish(self) -> None:
         """Wait for what is decoded ahead."""
-        if self._ahead is not None:
-            self._kept.update(self._take(self.rows - self.taken))
-            self._ahead = None
+        if self.is_ahead:
+            self._kept.update(self._take(self._ahead_of - self.taken))
+
+    def stop(self) -> None:
+        """Decode no more."""
+        if self._beside is not None:
+            self._beside.close()
+        self._beside, self._ahead_of = None, self.taken
 
     def ready(self) -> dict[int, LoadedImage]:
         """Return the images that could be read, by their row."""
@@ -142,7 +161,7 @@ class SampleReader:
     def _take(self, count: int) -> list[tuple[int, LoadedImage]]:
         """Return the next rows that can be read."""
         rows = self._ids[self.taken : self.taken + count]
-        if self._ahead is not None:
+        if self.is_ahead:
             loaded = list(itertools.islice(self._ahead, len(rows)))
         else:
             began = time.perf_counter()
@@ -150,6 +169,8 @@ class SampleReader:
             self._seconds += time.perf_counter() - began
             self._timed += len(rows)
         self.taken += len(rows)
+        if not self.is_ahead:
+            self.stop()
         return [(i, row) for i, row in zip(rows, loaded, strict=True) if row.pixels is not None]
 
     def _stream(self, rows: Sequence[int], ahead: int) -> Generator[LoadedImage, None, None]:
@@ -210,7 +231,7 @@ class ValueRange:
             counts = np.zeros((pixels.shape[-1], 256))
             for picture in pixels:
                 for of_channel, plane in zip(counts, np.moveaxis(picture, 2, 0), strict=True):
-                    of_channel += np.bincount(plane.ravel(), minlength=256)
+                    of_channel += Image.fromarray(np.ascontiguousarray(plane)).histogram()
             values = np.arange(256) / self.top
             mean, square = (counts @ powers / counts[0].sum() for powers in (values, values**2))
         else:
@@ -254,22 +275,38 @@ class Probe:
         self.limit = limit
         self.training = [name or "the model itself" for name, m in module.named_modules() if m.training]
         self.threads: int | None = None
-        self._rows, self._processor_seconds = 0, 0.0
-        self._timed: dict[int, list[float]] = {}
-        """Seconds of each batch, by its rows."""
+        self._timed: dict[int, list[tuple[float, float]]] = {}
+        """Seconds by the clock and of processor time of each batch that had nothing beside it, by its rows."""
+
+    def _seconds_each(self) -> NDArray[np.float64]:
+        """Return the seconds of an image so far, by the clock and of processor time.
+
+        Without the first batch of each size, which warms up unless it is the only one.
+        """
+        warm = {rows: seconds[1:] for rows, seconds in self._timed.items() if len(seconds) > 1} or self._timed
+        rows = sum(rows * len(seconds) for rows, seconds in warm.items())
+        return np.maximum(sum((np.sum(seconds, axis=0) for seconds in warm.values()), np.zeros(2)), 1e-6) / rows
 
     @property
     def inferred_per_second(self) -> float:
-        """Images per second so far, without the first batch of each size, which warms up unless it is the only one."""
-        warm = {rows: seconds[1:] for rows, seconds in self._timed.items() if len(seconds) > 1} or self._timed
-        rows = sum(rows * len(seconds) for rows, seconds in warm.items())
-        return rows / max(sum(map(sum, warm.values())), 1e-6)
+        """Images per second so far."""
+        return float(1 / self._seconds_each()[0])
+
+    @property
+    def quiet_per_second(self) -> float:
+        """Images per second with all processors of a CPU to themselves, whatever else is at work now."""
+        on_processors = self._device.type == "cpu"
+        return float(torch.get_num_threads() / self._seconds_each()[1]) if on_processors else self.inferred_per_second
+
+    @property
+    def piece_rows(self) -> int:
+        """Pictures that go through the model together."""
+        return self._piece(self._job.like, self._job.batch_size)
 
     def share_processors(self, decode_seconds: float) -> None:
         """Leave processors to threads that decode from now on; a picture takes each of them so many seconds."""
         if self._device.type == "cpu":
-            forward = self._processor_seconds / max(self._rows, 1)
-            self.threads = share_threads(torch.get_num_threads(), forward, decode_seconds)
+            self.threads = share_threads(torch.get_num_threads(), self._seconds_each()[1], decode_seconds)
 
     def _piece(self, like: NDArray[Any], size: int) -> int:
         """Return how many pictures of a batch go through the model together, as in the run."""
@@ -304,9 +341,8 @@ class Probe:
                 outputs, _ = compute_outputs({0: self._network}, prepare, batch, limit or self.limit)
                 batches.append(outputs[0][0].cpu().numpy())
             if limit is None and self.threads is None:  # pictures of the run's own size, and nothing beside them
-                self._timed.setdefault(len(batch), []).append(time.perf_counter() - began)
-                self._rows += len(batch)
-                self._processor_seconds += time.process_time() - at_work
+                took = time.perf_counter() - began, time.process_time() - at_work
+                self._timed.setdefault(len(batch), []).append(took)
         return to_task_logits(np.concatenate(batches), self._job.config.scores, self._run)[0]
 
     def logits_at(self, sides: Sides, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
@@ -333,6 +369,7 @@ class Probe:
 
     def measure_together(
         self,
+        part_index: int,
         manifest_rows: int,
         decoded_per_second: float,
         limit_seconds: float,
@@ -346,6 +383,8 @@ class Probe:
         written is thrown away.
 
         Args:
+            part_index: of the part that is written, one of this share of the run: only those are removed where it is
+                killed.
             manifest_rows: rows of the whole manifest, of which as many are taken as need two seconds or so, or a
                 twentieth of the whole run.
             decoded_per_second: by decoding alone.
@@ -365,7 +404,7 @@ class Probe:
         too_large = on_processors and alone < SLOW_PER_SECOND and len(rows) > TOGETHER_MAX_SHARE * manifest_rows
         if too_large or len(rows) / alone > limit_seconds:
             return 0.0
-        task = Task(plan_parts(len(rows), len(rows))[0], (step,), (step,), tuple(rows))
+        task = Task(PartRange(part_index, 0, len(rows)), (step,), (step,), tuple(rows))
         chunks = ((task, rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS))
         ahead = 2 * job.threads + -(-2 * size // _CHUNK_ROWS)
         stream = job.loader.stream(chunks, job.like, job.threads, ahead)

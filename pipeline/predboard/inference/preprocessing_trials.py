@@ -132,6 +132,7 @@ def run_trials(
     merit: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
     in_time: Callable[[int], bool] = lambda _: True,
     by_chance: bool = False,
+    quick: bool = False,
 ) -> list[Trial]:
     """Try alternatives on a growing part of the sample, and stop each once it is no better than the best so far.
 
@@ -146,6 +147,8 @@ def run_trials(
         in_time: whether there is time to send so many more rows through the model.
         by_chance: whether the given preprocessing is right no more often than chance. The right one then stands out at
             once, so alternatives that do not are stopped as well.
+        quick: whether one look of 16 images must do for alternatives that are right for none of them, where the given
+            preprocessing is right by chance.
     """
     n, trials, leader = len(given), [], given
     for name in names:
@@ -159,7 +162,8 @@ def run_trials(
                 other = merit(np.concatenate(pieces))
                 before = given[:stop]
                 won, lost = int((other > before).sum()), int((other < before).sum())
-                if not won and (1 - MIN_ERRORS_EXPLAINED) ** _count_errors(before) < PLAINLY_WORSE:
+                enough = (by_chance and quick) or (1 - MIN_ERRORS_EXPLAINED) ** _count_errors(before) < PLAINLY_WORSE
+                if not won and enough:
                     break
                 if stop < first:  # too few to tell which of two is a little better
                     if sign_test(won, lost) < PLAINLY_WORSE:
