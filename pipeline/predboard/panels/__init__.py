@@ -280,6 +280,8 @@ def _for_task(panel: Panel, task: str) -> Panel:
 
 def refuse_unknown(wanted: tuple[str, ...]) -> None:
     """Raise InputError for a name that no panel of any task has."""
+    if not wanted:
+        return
     available = dict.fromkeys((*itertools.chain(*map(_folder, FORMATS)), *sorted(_entry_points())))
     for name in wanted:
         if name not in available:

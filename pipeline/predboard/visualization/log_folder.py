@@ -8,6 +8,7 @@ It knows nothing of what the files contain. Whoever writes logs does it in one w
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -280,6 +281,7 @@ def has_leaderboard(logdir: AnyPath) -> bool:
     return (logdir / LEADERBOARD_RUN / RECORD_FILE).is_file()
 
 
+@functools.cache  # what runs is the code as it was imported
 def code_digest() -> str:
     """Return a digest of the package's source files, because another version may draw the same data differently."""
     code = hashlib.blake2b(digest_size=8)
