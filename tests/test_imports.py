@@ -350,10 +350,11 @@ def test_the_package_imports_a_public_name_when_it_is_used() -> None:
     assert done.stdout.splitlines() == ["[]", "True True"]
 
 
-def test_the_command_line_is_read_without_numpy_and_arrow() -> None:
+def test_the_command_line_is_read_without_numpy_arrow_and_the_flags_of_other_commands() -> None:
     code = (
         "import sys, predboard.cli.main\n"
-        "print([name for name in ('numpy', 'pyarrow', 'PIL', 'http.client', 'torch') if name in sys.modules])"
+        "print([name for name in ('numpy', 'pyarrow', 'PIL', 'http.client', 'torch') if name in sys.modules])\n"
+        "print([name for name in sys.modules if name in ('predboard.config.infer', 'predboard.config.rows')])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "[]\n[]\n"

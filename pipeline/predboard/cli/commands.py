@@ -9,24 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from predboard import config as configs
 from predboard.cli.signals import stoppable
 from predboard.cli.terminal import log, print_bytes, print_counts, print_document
-from predboard.config import (
-    BoardConfig,
-    CombineConfig,
-    CompareConfig,
-    GateConfig,
-    ImportConfig,
-    InferConfig,
-    InspectConfig,
-    MergeConfig,
-    MetricsConfig,
-    RowsConfig,
-    TakeConfig,
-    VisualizeConfig,
-)
 from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.invocation import command_line
@@ -34,6 +21,20 @@ from predboard.storage.paths import AnyPath, is_remote
 
 if TYPE_CHECKING:
     from predboard.composition.new_step import CompositionResult
+    from predboard.config import (
+        BoardConfig,
+        CombineConfig,
+        CompareConfig,
+        GateConfig,
+        ImportConfig,
+        InferConfig,
+        InspectConfig,
+        MergeConfig,
+        MetricsConfig,
+        RowsConfig,
+        TakeConfig,
+        VisualizeConfig,
+    )
     from predboard.predictions.row_count import RowCount
     from predboard.storage.runs import Step
     from predboard.visualization.visualize import VisualizeResult
@@ -44,7 +45,7 @@ PRESTART_BYTES = 100_000_000
 """Size of the predictions above which a second process is worth its start: one process takes almost a second."""
 
 
-def _infer(config: InferConfig) -> int:
+def _infer(config: "InferConfig") -> int:
     from predboard.inference.infer import infer
     from predboard.parallel.threads import keep_freed_memory, limit_spinning
 
@@ -99,7 +100,7 @@ def _most_frequent_error(out: AnyPath) -> str:
     return f"{error!r} ({plural(count, 'row')})"
 
 
-def _import(config: ImportConfig) -> int:
+def _import(config: "ImportConfig") -> int:
     from predboard.ingest.ingest import import_predictions
 
     with stoppable():
@@ -116,7 +117,7 @@ def _import(config: ImportConfig) -> int:
         return _exit_code(config.strict, result.steps)
 
 
-def _visualize(config: VisualizeConfig) -> int:
+def _visualize(config: "VisualizeConfig") -> int:
     if config.list:
         from predboard import panels
         from predboard.predictions.schema import MULTI_LABEL
@@ -151,7 +152,7 @@ def _visualize(config: VisualizeConfig) -> int:
     return 0
 
 
-def _is_large(config: VisualizeConfig) -> bool:
+def _is_large(config: "VisualizeConfig") -> bool:
     """Return whether there is work for a second process, as far as file sizes show.
 
     A run that has logs does not count: most of it may be known already.
@@ -186,7 +187,7 @@ def _warn_of_missing_pictures(run: str, count: int) -> None:
         log(f"warning: {count:,} source images of {run} were not found: --image-root says where they are now")
 
 
-def _compare(config: CompareConfig) -> int:
+def _compare(config: "CompareConfig") -> int:
     from predboard.parallel.threads import limit_blas_threads
 
     limit_blas_threads()
@@ -218,7 +219,7 @@ def _format_gap(ranked: Mapping[str, float]) -> str:
     return f"{gain} points ({lower} to {upper})"
 
 
-def _combine(config: CombineConfig) -> int:
+def _combine(config: "CombineConfig") -> int:
     from predboard.composition.combine import combine
     from predboard.composition.inputs import split_step
 
@@ -231,14 +232,14 @@ def _combine(config: CombineConfig) -> int:
         return 0
 
 
-def _merge(config: MergeConfig) -> int:
+def _merge(config: "MergeConfig") -> int:
     from predboard.composition.merge import merge
 
     with stoppable():
         return _print_composition(merge(config, log))
 
 
-def _take(config: TakeConfig) -> int:
+def _take(config: "TakeConfig") -> int:
     from predboard.composition.take import take
 
     with stoppable():
@@ -251,7 +252,7 @@ def _print_composition(result: "CompositionResult") -> int:
     return 0
 
 
-def _inspect(config: InspectConfig) -> int:
+def _inspect(config: "InspectConfig") -> int:
     from predboard.storage.inspection import inspect
 
     def amend(steps: "Sequence[Step]") -> "tuple[Sequence[Step], Sequence[str]]":
@@ -277,7 +278,7 @@ def _inspect(config: InspectConfig) -> int:
         return 0 if report.complete else 1
 
 
-def _rows(config: RowsConfig) -> int:
+def _rows(config: "RowsConfig") -> int:
     from predboard.tab.rows_command import list_rows
 
     with stoppable():
@@ -290,14 +291,14 @@ def _rows(config: RowsConfig) -> int:
         return 0 if config.copy_to is None or result.copied else 1
 
 
-def _metrics(config: MetricsConfig) -> int:
+def _metrics(config: "MetricsConfig") -> int:
     from predboard.metrics.reference_page import reference_lines, reference_page
 
     print_document(reference_page() if config.markdown else "\n".join([*reference_lines(), ""]))
     return 0
 
 
-def _gate(config: GateConfig) -> int:
+def _gate(config: "GateConfig") -> int:
     from predboard.parallel.threads import limit_blas_threads
 
     limit_blas_threads()
@@ -313,7 +314,7 @@ def _gate(config: GateConfig) -> int:
         return result.code
 
 
-def _board(config: BoardConfig) -> int:
+def _board(config: "BoardConfig") -> int:
     from predboard.cli.board import board
 
     with stoppable():
@@ -325,25 +326,30 @@ class Command:
     """A command: what it is for, its flags, and the function that runs it and returns the exit code."""
 
     purpose: str
-    config: type[Any]
+    config_name: str
     run: Callable[[Any], int]
+
+    @property
+    def config(self) -> type[Any]:
+        """Its configuration, which is imported only for the command that is run."""
+        return cast(type[Any], getattr(configs, self.config_name))
 
 
 PREDICT, LOOK, JUDGE, REMAKE = "Make predictions", "Look at them", "Judge them", "Make runs of saved runs"
 
 COMMANDS: Mapping[str, Command] = {
-    "infer": Command(PREDICT, InferConfig, _infer),
-    "import": Command(PREDICT, ImportConfig, _import),
-    "visualize": Command(LOOK, VisualizeConfig, _visualize),
-    "board": Command(LOOK, BoardConfig, _board),
-    "rows": Command(LOOK, RowsConfig, _rows),
-    "inspect": Command(LOOK, InspectConfig, _inspect),
-    "compare": Command(JUDGE, CompareConfig, _compare),
-    "gate": Command(JUDGE, GateConfig, _gate),
-    "metrics": Command(JUDGE, MetricsConfig, _metrics),
-    "combine": Command(REMAKE, CombineConfig, _combine),
-    "merge": Command(REMAKE, MergeConfig, _merge),
-    "take": Command(REMAKE, TakeConfig, _take),
+    "infer": Command(PREDICT, "InferConfig", _infer),
+    "import": Command(PREDICT, "ImportConfig", _import),
+    "visualize": Command(LOOK, "VisualizeConfig", _visualize),
+    "board": Command(LOOK, "BoardConfig", _board),
+    "rows": Command(LOOK, "RowsConfig", _rows),
+    "inspect": Command(LOOK, "InspectConfig", _inspect),
+    "compare": Command(JUDGE, "CompareConfig", _compare),
+    "gate": Command(JUDGE, "GateConfig", _gate),
+    "metrics": Command(JUDGE, "MetricsConfig", _metrics),
+    "combine": Command(REMAKE, "CombineConfig", _combine),
+    "merge": Command(REMAKE, "MergeConfig", _merge),
+    "take": Command(REMAKE, "TakeConfig", _take),
 }
 """Commands in the order in which `predboard --help` lists them, together by purpose."""
 

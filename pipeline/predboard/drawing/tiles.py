@@ -218,6 +218,7 @@ def draw_sprite(pictures: Iterable[Image.Image | None], count: int, side: int) -
         if sprite is None:
             sprite = Image.new("RGB", (grid * side, grid * side), PAPER)
         sprite.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-    for box in missing if sprite is not None else ():
-        sprite.paste(TRACK, box)
+    if sprite is not None:
+        for box in missing:
+            sprite.paste(TRACK, box)
     return sprite

@@ -70,14 +70,14 @@ def test_a_member_is_read_at_once_as_zipfile_reads_it_and_otherwise_left_to_zipf
     tmp_path: Path, packing: int
 ) -> None:
     with zipfile.ZipFile(tmp_path / "d.zip", "w", packing) as archive:
-        for name, content, extra in (
+        for name, packed, extra in (
             ("a/ä.png", bytes(range(60)) * 2, b""),
             ("a/empty.png", b"", b""),
             ("a/last.png", b"x" * 60, b"\xfe\xca\x60\0" + bytes(96)),
         ):
             info = zipfile.ZipInfo(name)
             info.extra = extra
-            archive.writestr(info, content, packing)
+            archive.writestr(info, packed, packing)
     whole, known = (tmp_path / "d.zip").read_bytes(), 0
     for at in range(whole.index(b"PK\1\2")):
         (tmp_path / "damaged.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])

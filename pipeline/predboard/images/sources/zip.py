@@ -23,6 +23,9 @@ _PIECE_BYTES = 2**17
 _UNUSUAL_FLAGS, _UTF_8_FLAG = 0x61, 0x800
 """Flags of a member (APPNOTE.TXT, 4.4.4): encrypted, patched, strongly encrypted; and how its name is written."""
 
+_HEADER_MARK, _HEADER_BYTES = b"PK\3\4", 30
+"""Beginning and length of the header before each member, up to its name (APPNOTE.TXT, 4.3.7)."""
+
 _EXTRA_BYTES = 64
 """Bytes of a member's header behind its name that are read with it: Info-ZIP writes 28, for its times and owner."""
 
@@ -53,7 +56,7 @@ def _check_beginning(archive: zipfile.ZipFile, file: AnyPath) -> None:
     """Raise InputError if members come before the first one of the list at the end, as after `cat a.zip b.zip`."""
     first = min((member.header_offset for member in archive.infolist()), default=0)
     with open_binary(file) as stream:
-        if first and stream.read(4) == b"PK\3\4":
+        if first and stream.read(4) == _HEADER_MARK:
             raise InputError(f"{file} has members that its list does not name: pack or copy it again")
 
 
@@ -88,14 +91,13 @@ def read_at_once(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | Non
     if not is_usual or info.flag_bits & _UNUSUAL_FLAGS or not hasattr(os, "pread"):
         return None
     name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_FLAG else "cp437")
-    names_at = zipfile.sizeFileHeader
-    length = names_at + len(name) + _EXTRA_BYTES + info.compress_size
+    length = _HEADER_BYTES + len(name) + _EXTRA_BYTES + info.compress_size
     record = os.pread(cast(IO[bytes], archive.fp).fileno(), length, info.header_offset)
     flags, name_length, extra_length = (int.from_bytes(record[at : at + 2], "little") for at in (6, 26, 28))
-    start = names_at + name_length + extra_length
+    start = _HEADER_BYTES + name_length + extra_length
     packed = record[start : start + info.compress_size]
-    same = record[names_at : names_at + name_length] == name and not (flags ^ info.flag_bits) & _UTF_8_FLAG
-    if not (same and record.startswith(zipfile.stringFileHeader)):
+    same = record[_HEADER_BYTES : _HEADER_BYTES + name_length] == name and not (flags ^ info.flag_bits) & _UTF_8_FLAG
+    if not (same and record.startswith(_HEADER_MARK)):
         return None
     content = packed
     if info.compress_type == zipfile.ZIP_DEFLATED:
