@@ -239,6 +239,16 @@ def test_every_command_says_by_which_column_rows_belong_together(tmp_path: Path)
     assert all(a.interval != b.interval for a, b in zip(found, plain, strict=True))
 
 
+def test_rows_that_belong_together_need_not_be_in_every_part(tmp_path: Path) -> None:
+    old, new = run_of(tmp_path / "old", 1), run_of(tmp_path / "new", 2, 100)
+    more: dict[str, Any] = {"columns": columns(tmp_path), "group_column": "patient"}
+    compared = compare(CompareConfig((old, new), tmp_path / "logs", **more), lambda _: None)
+    right = (toy.table(RUN, 300, 1)[0].argmax(axis=1) == toy.table(RUN, 300)[1])[:100]
+    assert "200 images are only in old" in compared.summary["notes"]
+    gain = np.mean(toy.table(RUN, 100, 2)[0].argmax(axis=1) == toy.table(RUN, 100)[1]) - right.mean()
+    assert compared.summary["differences"]["accuracy"]["difference"] == pytest.approx(gain)
+
+
 def test_files_of_thresholds_say_what_divides_the_images(tmp_path: Path) -> None:
     files = {"thresholds": "thresholds.json", "two_classes": "operating_points.json"}
     for panel, run in (("thresholds", toy.MULTI_LABEL_RUN), ("two_classes", Run(("rest", "eight"), "toy"))):

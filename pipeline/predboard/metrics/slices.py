@@ -197,7 +197,7 @@ def _with_groups(rows: Predictions, summands: NDArray[np.int64]) -> NDArray[np.i
     wide = np.zeros((len(rows), 1 + JACKKNIFE_GROUPS, summands.shape[1]), np.int64)
     wide[:, 0] = summands
     wide[np.arange(len(rows)), 1 + rows.jackknife_group] = summands
-    return wide.reshape(len(rows), -1)
+    return wide.reshape(len(rows), wide.shape[1] * wide.shape[2])  # not -1: there may be no rows
 
 
 def _slice(column: str, value: str, sums: NDArray[np.int64], crossed: bool = False) -> Slice:
