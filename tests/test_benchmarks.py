@@ -208,6 +208,17 @@ def test_peers_that_answer_otherwise_have_no_figure(tmp_path: Path) -> None:
         peers.check(tmp_path / "run", theirs(logits[1:]))
 
 
+def test_labels_that_fit_are_those_that_the_model_names_but_for_a_fourth(tmp_path: Path) -> None:
+    logits, label = toy.table(toy.RUN, 20)
+    toy.write_run(tmp_path / "run", logits, label)
+    (tmp_path / "photos").mkdir()
+    for i in range(20):
+        (tmp_path / "photos" / f"{i:06d}.png").touch()
+    fitted = peers.fitting(tmp_path / "photos", tmp_path / "run", tmp_path / "fitted")
+    expected = {f"{i:06d}.png": f"c{named + (i % 4 == 0)}" for i, named in enumerate(logits.argmax(axis=1).tolist())}
+    assert {file.name: file.parent.name for file in fitted.glob("*/*")} == expected
+
+
 def test_other_figures_of_peers_are_an_error() -> None:
     assert peer_metrics.compared({"nll": 1.0, "more": 2}, {"nll": 1.00005}) == "nll 1.0000 (within 5e-05)"
     for other in (1.001, math.nan):
