@@ -70,25 +70,32 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
     assert pictures.missing == here.missing == {"000004.png", "000008.png"}
 
 
-def test_tiles_wait_for_images_once_one_was_opened(tmp_path: Path) -> None:
+def test_tiles_are_drawn_on_threads_where_images_are_large_or_another_process_helps(tmp_path: Path) -> None:
     steps = written(tmp_path)
     tiles = gallery(steps)
     nowhere = SourceImages(steps, tmp_path / "nowhere")
     nowhere.encode(0, tiles)
     assert len(nowhere.missing) == len(tiles.rows["id"])
     assert not nowhere.waits(0, tiles)
-    pictures = SourceImages(steps, None)
-    assert not pictures.waits(0, tiles)
-    pictures.encode(0, tiles)
-    assert pictures.waits(0, tiles)
-    assert not pictures.waits(0, Scalar("a number", 1.0))
+    small = SourceImages(steps, None)
+    small.encode(0, tiles)
+    assert not small.waits(0, tiles)
     with Elsewhere(2, WARM) as pool:
-        of_pool = SourceImages(steps, None, pool)
-        of_pool.encode(0, tiles)
-        assert of_pool.waits(0, tiles)
-        of_nowhere = SourceImages(steps, tmp_path / "nowhere", pool)
-        of_nowhere.encode(0, tiles)
-        assert not of_nowhere.waits(0, tiles)
+        helped = SourceImages(steps, None, pool)
+        helped.encode_locally(0, tiles)
+        assert not helped.waits(0, tiles)
+        helped.encode(0, tiles)  # which starts it
+        assert helped.waits(0, tiles)
+        assert not helped.waits(0, Scalar("a number", 1.0))
+        not_found = SourceImages(steps, tmp_path / "nowhere", pool)
+        not_found.encode(0, tiles)
+        assert not not_found.waits(0, tiles)
+    toy.photographs(tmp_path / "photographs", ["000004.png"])
+    (tmp_path / "photographs" / "000004.png").replace(tmp_path / "images" / "000004.png")
+    large = SourceImages(steps, None)
+    assert not large.waits(0, tiles)
+    large.encode(0, tiles)
+    assert large.waits(0, tiles)
 
 
 def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

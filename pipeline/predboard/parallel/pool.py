@@ -103,6 +103,11 @@ class ProcessPool:
             self._ready_count += 1
             self._changed.notify_all()
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another process is ready to work."""
+        return self._ready_count > 0
+
     def call(self, function: Callable[[X], Y], item: X) -> Y:
         """Return `function(item)`, computed by an idle process or by this one. Safe to call from several threads.
 

@@ -56,6 +56,10 @@ PAGE_COLUMNS = 13
 SHEET_QUALITY = 80
 """JPEG quality of a page of images, which takes a quarter less than that of a tile."""
 
+SMALL_BYTES = 8192
+"""Bytes of an image up to which it is opened by the thread that draws: reading and decoding take a tenth of a
+millisecond, and to pass Python's lock to another thread and back takes as long."""
+
 SMALL_JPEG_PIXELS = 128
 """Longest side of a JPEG that is always decoded whole: smaller ones gain nothing from less."""
 
@@ -129,7 +133,7 @@ class SourceImages:
         self._shared_step = steps[0].step if same and not steps[0].run.thumbnails else None
         self.missing: set[str] = set()  # references of images that were not found
         self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
-        self._any_opened = False
+        self._any_opened, self._any_large = False, False
         self._answering: dict[str, bool] = {}
         self._absent_roots: set[str] = set()  # nothing is looked for below them
         self._asking = threading.Lock()
@@ -164,19 +168,20 @@ class SourceImages:
         encoded, missing, outside = self._pool.call(self._drawing, (step, tiles))
         self.missing.update(missing)
         self.outside.update(outside)
-        self._any_opened |= not missing | outside >= {str(ref or "") for ref in tiles.rows["image"]}
         return encoded
 
     def waits(self, step: int, summary: Summary) -> bool:
-        """Return whether drawing a summary waits for images, as far as those before tell.
+        """Return whether a summary is drawn sooner on a thread of its own, as far as the images before tell.
 
-        Else it waits for nothing but Python's lock, and is best drawn by the thread that has it.
+        That is so if it waits for images that are large or far away, or if another process can draw it. All else waits
+        for nothing but Python's lock, and is best drawn by the thread that has it.
         """
         rows = summary.source_rows
         if rows is None:
             return False
         remote = self._any_remote(step, map(str, rows["image"]))
-        return self._any_opened or remote or bool(self._steps[step].run.thumbnails)
+        helped = self._any_opened and self._pool is not None and self._pool.has_others
+        return self._any_large or helped or remote or bool(self._steps[step].run.thumbnails)
 
     def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
         """Draw tiles on this process; see `encode`."""
@@ -274,7 +279,7 @@ class SourceImages:
             open_group,
             groups,
             threads,
-            at_once=lambda group: None if waits or self._any_opened else open_group(group),
+            at_once=lambda group: None if waits or self._any_large else open_group(group),
         )
         sprite = draw_sprite(itertools.chain.from_iterable(opened), len(points), side)
         return (b"" if sprite is None else events.encode_jpeg(sprite)), side
@@ -322,6 +327,7 @@ class SourceImages:
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
                     self._any_opened = True
+                    self._any_large |= len(content) > SMALL_BYTES
                     return use(ReadImage(content, exif))
                 if stored is not None:
                     return use(ReadImage(stored, "ignore"))

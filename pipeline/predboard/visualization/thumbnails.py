@@ -135,7 +135,16 @@ def write_thumbnails(
     )
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         groups = (points[start : start + TASK_IMAGES] for start in range(0, len(points), TASK_IMAGES))
-        encoded = ordered_map(lambda group: [draw(point) for point in group], groups, threads)
+
+        def draw_group(group: list[_Point]) -> list[bytes | None]:
+            return [draw(point) for point in group]
+
+        encoded = ordered_map(
+            draw_group,
+            groups,
+            threads,
+            at_once=lambda group: draw_group(group) if all(point.row in drawn for point in group) else None,
+        )
         for batch in _batches(points, itertools.chain.from_iterable(encoded), schema):
             writer.write_batch(batch)
     return True
