@@ -1,6 +1,7 @@
 """A user's own files may be called like ours, and may import their neighbours, wherever their code runs."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     toy.pictures(tmp_path / "data", each=8)
     yield own
     for name in list(sys.modules):
-        if name.partition(".")[0] in (*NAMES, "images", "panels"):
+        if name.partition(".")[0] in (*NAMES, "images", "panels") or re.match(r"predboard_[a-z]+_", name):
             del sys.modules[name]
 
 
@@ -86,6 +87,23 @@ def test_a_model_a_dataset_and_a_transform_may_have_neighbours_called_like_our_m
     assert pictures.shape == (24, 3)
     assert np.isfinite(pictures).all()
     assert run(folder, f"{net}:Tiles", "tiles").shape == (20, 3)
+
+
+def test_a_neighbour_of_another_folder_is_never_taken_for_ones_own(folder: Path) -> None:
+    """Here `config`, which the second file would get with the values of the first folder."""
+    load_object(f"{folder / 'net.py'}:Net", "model", "FILE.py:NAME")
+    loaded, other = sys.modules["config"], folder.parent / "other"
+    other.mkdir()
+    (other / "config.py").write_text("WIDTH = 1000\n")
+    (other / "prep.py").write_text("from config import WIDTH\n\ndef f(image):\n    return image\n")
+    (other / "alone.py").write_text("def f(image):\n    return image\n")
+    with pytest.raises(
+        InputError, match=rf"prep\.py imports its neighbour config, but .* in use, from {folder}: rename"
+    ):
+        load_object(f"{other / 'prep.py'}:f", "transform", "FILE.py:NAME")
+    assert sys.modules["config"] is loaded
+    assert load_object(f"{other / 'alone.py'}:f", "transform", "FILE.py:NAME").name == "alone.py:f"
+    assert sys.modules["config"] is loaded
 
 
 def test_the_folder_is_not_left_on_the_path(folder: Path) -> None:

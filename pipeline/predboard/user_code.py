@@ -90,7 +90,10 @@ def import_path(folder: Path) -> Iterator[None]:
 
 
 def _import_file(path: Path, kind: str) -> ModuleType:
-    """Import a file under a name of its own, with its folder on the path."""
+    """Import a file under a name of its own, with its folder on the path.
+
+    A neighbour that it imports is never another folder's of the same name: Python would take that without a word.
+    """
     name = f"predboard_{kind}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -98,14 +101,48 @@ def _import_file(path: Path, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
     try:
-        with import_path(path.parent), importing():
+        with import_path(path.parent), _without_namesakes(path), importing():
             spec.loader.exec_module(module)
+    except InputError:
+        del sys.modules[name]
+        raise
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is shown, in one line
         del sys.modules[name]
         package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         near = f"; if that is a package, install it here: {install_command(package)}" if package else ""
         raise InputError(f"{path} does not import: {type(error).__name__}: {first_line(error)}{near}") from error
     return module
+
+
+@contextlib.contextmanager
+def _without_namesakes(path: Path) -> Iterator[None]:
+    """Hide loaded modules that are called like neighbours of a file and are none; raise InputError if it needs one."""
+    folder = path.parent.resolve()
+    packages = {file.parent.name for file in folder.glob("*/__init__.py")}
+    neighbours = (packages | {file.stem for file in folder.glob("*.py")}) - {"__main__", "predboard"}
+    others = {name: place for name in neighbours if (place := _own_place(name)) not in (None, folder)}
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in others}
+    try:
+        yield
+    finally:
+        needed = sorted(others.keys() & sys.modules.keys())
+        for name in [name for name in sys.modules if name.partition(".")[0] in others]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+    if needed:
+        raise InputError(
+            f"{path} imports its neighbour {needed[0]}, but another {needed[0]} is in use, from {others[needed[0]]}: "
+            "rename one of them"
+        )
+
+
+def _own_place(name: str) -> Path | None:
+    """Return the folder that a loaded module of the user lies in; None for one of Python or of an installed package."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name in sys.stdlib_module_names or {"site-packages", "dist-packages"} & set(Path(file).parts):
+        return None
+    place = Path(file).resolve()
+    return place.parent.parent if place.name == "__init__.py" else place.parent
 
 
 def imported_files() -> list[tuple[Path, str]]:
