@@ -56,12 +56,10 @@ PAGE_COLUMNS = 13
 SHEET_QUALITY = 80
 """JPEG quality of a page of images, which takes a quarter less than that of a tile."""
 
-SMALL_BYTES = 8192
-"""Bytes of an image up to which it is opened by the thread that draws: reading and decoding take a tenth of a
-millisecond, and to pass Python's lock to another thread and back takes as long."""
-
-SMALL_JPEG_PIXELS = 128
-"""Longest side of a JPEG that is always decoded whole: smaller ones gain nothing from less."""
+SMALL_BYTES, SMALL_PIXELS = 8192, 128
+"""Bytes, or pixels of the longer side, up to which an image is opened by the thread that draws: reading and decoding
+take a tenth of a millisecond, and to pass Python's lock to another thread and back takes as long. A JPEG of so many
+pixels is always decoded whole."""
 
 
 Y = TypeVar("Y")
@@ -95,10 +93,15 @@ class ReadImage:
         """Its header, if it is a plain JPEG or PNG."""
         return plain_file(self.content)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it takes no time to speak of to decode it."""
+        return len(self.content) <= SMALL_BYTES or (self.plain is not None and max(self.plain[:2]) <= SMALL_PIXELS)
+
     def decode(self, enough: int | None = None) -> Image.Image:
         """Decode it to RGB, at least `enough` pixels large. Raises what `decode.decode_image` does."""
         plain = self.plain
-        if plain and plain.jpeg_mode and max(plain[:2]) <= SMALL_JPEG_PIXELS:
+        if plain and plain.jpeg_mode and max(plain[:2]) <= SMALL_PIXELS:
             # Pillow's own reading of the header takes as long as decoding so small an image.
             with contextlib.suppress(ValueError):  # it is damaged: what can be shown of it is found below
                 pixels = Image.frombytes(plain.jpeg_mode, plain[:2], self.content, "jpeg", plain.jpeg_mode, "")
@@ -326,9 +329,10 @@ class SourceImages:
                 if origin == "source":
                     with self._connections:
                         content = sources.read(self._root_of(step), ref)
+                    image = ReadImage(content, exif)
                     self._any_opened = True
-                    self._any_large |= len(content) > SMALL_BYTES
-                    return use(ReadImage(content, exif))
+                    self._any_large = self._any_large or not image.is_small
+                    return use(image)
                 if stored is not None:
                     return use(ReadImage(stored, "ignore"))
         if ref:
