@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from predboard import CompareConfig, VisualizeConfig, compare, visualize
+from predboard.evaluation.measure import PRELOAD
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
@@ -24,7 +25,6 @@ from tests import fake_storage, toy
 pytestmark = pytest.mark.slow
 
 ROWS = 30
-WARM = "predboard.visualization.visualize:preload"
 
 
 class Elsewhere(ProcessPool):
@@ -62,7 +62,7 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
         (tmp_path / "images" / f"{gone:06d}.png").unlink()
     here = SourceImages(steps, None)
     expected = here.encode(0, gallery(steps))
-    with Elsewhere(2, WARM) as pool:
+    with Elsewhere(2, PRELOAD) as pool:
         pictures = SourceImages(steps, None, pool)
         with ThreadPoolExecutor(3) as threads:
             found = list(threads.map(lambda _: pictures.encode(0, gallery(steps)), range(6)))
@@ -80,7 +80,7 @@ def test_tiles_are_drawn_on_threads_where_images_are_large_or_another_process_he
     small = SourceImages(steps, None)
     small.encode(0, tiles)
     assert not small.waits(0, tiles)
-    with Elsewhere(2, WARM) as pool:
+    with Elsewhere(2, PRELOAD) as pool:
         helped = SourceImages(steps, None, pool)
         helped.encode_locally(0, tiles)
         assert not helped.waits(0, tiles)
@@ -101,7 +101,7 @@ def test_tiles_are_drawn_on_threads_where_images_are_large_or_another_process_he
 def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     steps = written(tmp_path)
     (tmp_path / "images" / "000004.png").write_bytes(toy.tiff(np.zeros((6, 9, 13), np.uint16), 1))
-    with Elsewhere(2, WARM) as pool:
+    with Elsewhere(2, PRELOAD) as pool:
         for _ in range(2):  # as of two runs: the second's are sent, and the first's gone
             pictures = SourceImages(steps, None, pool)
             pictures.encode(0, gallery(steps))
@@ -113,7 +113,7 @@ def test_what_another_process_meets_is_raised_here(tmp_path: Path) -> None:
     steps = written(tmp_path)
     tiles = gallery(steps)
     broken = dataclasses.replace(tiles, rows={**tiles.rows, "top_class": tiles.rows["top_class"] + 10_000})
-    with Elsewhere(2, WARM) as pool, pytest.raises(IndexError):
+    with Elsewhere(2, PRELOAD) as pool, pytest.raises(IndexError):
         SourceImages(steps, None, pool).encode(0, broken)
 
 

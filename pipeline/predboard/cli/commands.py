@@ -140,7 +140,7 @@ def _visualize(config: "VisualizeConfig") -> int:
     from predboard.parallel.threads import limit_blas_threads, worker_count
 
     limit_blas_threads()
-    with ProcessPool(worker_count(config.workers), "predboard.visualization.visualize:preload") as pool:
+    with ProcessPool(worker_count(config.workers), "predboard.evaluation.measure:preload") as pool:
         if config.engine == "local" and _is_large(config):
             pool.start(2)  # another process imports what it needs while this one does
         from predboard.visualization.visualize import visualize

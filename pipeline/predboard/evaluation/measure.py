@@ -19,7 +19,7 @@ from predboard.errors import DamagedError
 from predboard.evaluation.cache import CACHE_MAX_BYTES, CacheLookup, StateCache, part_key
 from predboard.evaluation.cache_entry import CachedRows, CacheEntry, EntryWriter
 from predboard.evaluation.state_versions import DERIVED_ROWS
-from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel
+from predboard.panels import LastStepOnly, Panel, TwoPass, TwoPassPanel, choose
 from predboard.parallel.executor import Executor
 from predboard.predictions.derived_rows import DERIVE_ROWS_COLUMNS, DerivedRows
 from predboard.predictions.digests import MANIFEST_COLUMNS
@@ -61,6 +61,15 @@ class MeasureSettings:
 
 
 DEFAULT_SETTINGS = MeasureSettings()
+
+
+def preload() -> None:
+    """Import what another process needs to measure. What draws is imported when it first draws."""
+    choose(())
+
+
+PRELOAD = f"{__name__}:{preload.__name__}"
+"""How a pool's processes name it."""
 
 
 def count_logits(parts: Iterable[PartFile]) -> int:

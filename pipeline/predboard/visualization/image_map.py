@@ -155,21 +155,20 @@ def _sample(part: PartFile, each: int) -> NDArray[np.float64]:
     """Return the vectors of some rows at the beginning of a part, float64 [rows, dimensions]."""
     every = max(min(SAMPLE_EVERY, part.rows // each), 1)
     pieces, rows = [np.zeros((0, part.run.embedding or len(part.run.classes)))], 0
-    for _, vectors in read_vectors(part, every * each):
-        pieces.append(vectors[::every][: each - rows])
+    for batch in read_batches(part, _columns(part.run), most_rows=every * each):  # what comes after them is not decoded
+        pieces.append(_vectors(batch.scored, part.run, slice(0, every * (each - rows), every)))
         rows += len(pieces[-1])
         if rows >= each:
             break
     return np.concatenate(pieces)
 
 
-def read_vectors(part: PartFile, most_rows: int | None = None) -> Iterator[tuple[Predictions, NDArray[np.float64]]]:
-    """Yield some rows of a part and what tells images apart, by rows that have it: [scored rows, dimensions].
+def read_vectors(part: PartFile) -> Iterator[tuple[Predictions, NDArray[np.float64]]]:
+    """Yield the rows of a part and what tells images apart, by rows that have it: [scored rows, dimensions].
 
     That is the embedding, else the logits less their mean; in float64, because logits may be as large as a float32 can.
-    At most `most_rows` are read at a time, where that is given.
     """
-    for batch in read_batches(part, _columns(part.run), most_rows=most_rows):
+    for batch in read_batches(part, _columns(part.run)):
         yield batch, _vectors(batch.scored, part.run)
 
 

@@ -18,7 +18,7 @@ from predboard.config import VisualizeConfig
 from predboard.errors import InputError, first_line
 from predboard.evaluation.amend import Amendments
 from predboard.evaluation.cache import CACHE_FOLDER, StateCache
-from predboard.evaluation.measure import DEFAULT_SETTINGS, MeasureSettings, States, count_logits, measure_run
+from predboard.evaluation.measure import DEFAULT_SETTINGS, PRELOAD, MeasureSettings, States, count_logits, measure_run
 from predboard.evaluation.sliced_columns import check_sliced_columns
 from predboard.evaluation.state_versions import outside_code, state_versions
 from predboard.formatting import plural
@@ -98,22 +98,13 @@ def visualize(
     """
     _check(config)
     amendments = Amendments(config)
-    with (
-        contextlib.nullcontext(pool)
-        if pool
-        else ProcessPool(worker_count(config.workers), f"{__name__}:{preload.__name__}") as processes
-    ):
+    with contextlib.nullcontext(pool) if pool else ProcessPool(worker_count(config.workers), PRELOAD) as processes:
         results = tuple(
             _visualize_run(predictions, config, amendments, log, processes, settings)
             for predictions in config.predictions
         )
     leaderboard.write_leaderboard(config.logdir, log_folder.code_digest())
     return results
-
-
-def preload() -> None:
-    """Import what another process will need: this module and all panels."""
-    panels.choose(())
 
 
 def _check(config: VisualizeConfig) -> None:
