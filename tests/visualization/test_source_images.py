@@ -72,6 +72,7 @@ def test_another_process_draws_the_same_and_says_what_it_did_not_find(tmp_path: 
 
 def test_tiles_are_drawn_on_threads_where_images_are_large_or_another_process_helps(tmp_path: Path) -> None:
     steps = written(tmp_path)
+    toy.sources(tmp_path / "images", ROWS)  # small ones in their place
     tiles = gallery(steps)
     nowhere = SourceImages(steps, tmp_path / "nowhere")
     nowhere.encode(0, tiles)
