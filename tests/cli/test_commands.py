@@ -1,5 +1,7 @@
 """What the commands print, and their exit codes."""
 
+import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 from predboard import panels
 from predboard.cli import commands
 from predboard.parallel.pool import ProcessPool
-from predboard.storage.runs import list_part_paths, part_path
+from predboard.storage.locks import lock_folder
+from predboard.storage.part_plan import Share
+from predboard.storage.runs import list_part_paths, part_path, step_folder
 from tests import toy
 from tests.cli.example import Example, RunCommand
 
@@ -84,6 +88,46 @@ def test_missing_rows_and_pictures_are_warned_of(command: RunCommand, tmp_path: 
         "run the command that wrote it again"
     ) in err
     assert re.search(r"warning: \d+ source images of run were not found: --image-root", "\n".join(err))
+
+
+def test_a_step_without_a_part_is_warned_of_unless_a_process_is_making_it(command: RunCommand, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (1, 2):
+        logits, label = toy.table(toy.RUN, 30, seed=step)
+        toy.write_run(run, logits, label, dataclasses.replace(toy.RUN, step=step), shard_size=30)
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[[rule]]\nmetric = 'accuracy'\nmin = 0\n")
+    visualized = ("visualize", run, "--logdir", tmp_path / "logs", "--panels", "mistakes")
+    gated = ("gate", run, "--rules", rules)
+    compared = ("compare", run, "--logdir", tmp_path / "logs", "--step-old", "1")
+    assert command(*visualized)[0] == 0
+    step_folder(run, 12).mkdir()
+    warning = (
+        f"warning: {run}: step=00000012 holds no part, so this step is left out: run the command that wrote it again, "
+        "or delete the folder"
+    )
+
+    for _ in range(2):  # also where the logs are up to date
+        code, _, err = command(*visualized)
+        assert (code, err.count(warning)) == (0, 1)
+    code, _, err = command(*compared)
+    assert (code, err.count(warning)) == (0, 1)
+    code, out, err = command(*gated)
+    assert (code, err.count(warning)) == (1, 1)
+    assert "step 12 is the last and holds no part" in "\n".join(out)
+    assert command(*gated, "--allow-incomplete")[0] == command(*gated, "--step", "2")[0] == 0
+    code, out, _ = command("inspect", run)
+    assert code == 1
+    assert any(line.startswith("run: step=00000012 holds no part") for line in out)
+    assert json.loads("\n".join(command("inspect", run, "--json")[1]))["empty_steps"] == [12]
+
+    unfinished = step_folder(run, 12) / ".part-00000.parquet.0123abcd.tmp"
+    unfinished.touch()
+    assert (command("inspect", run)[0], command(*gated)[0]) == (0, 0)
+    unfinished.unlink()
+    with lock_folder(run, share=Share(1, 2)):
+        assert command("inspect", run)[0] == 0
+    assert command("inspect", run)[0] == 1
 
 
 def test_images_that_fail_are_a_warning_and_with_strict_an_exit_code(

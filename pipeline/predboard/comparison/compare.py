@@ -31,6 +31,8 @@ from predboard.storage.paths import AnyPath, is_inside
 from predboard.storage.runs import (
     Step,
     distinct_names,
+    explain_empty_steps,
+    list_empty_steps,
     open_run,
     read_values,
 )
@@ -146,6 +148,9 @@ def _sides(config: CompareConfig, log: Callable[[str], None]) -> list[Side]:
             f"--step-old and --step-new are for one or two runs; there are {len(config.predictions)}: leave them out"
         )
     opened = [open_run(folder) for folder in config.predictions]
+    for folder in dict.fromkeys(config.predictions):
+        if empty := explain_empty_steps(folder, list_empty_steps(folder)):
+            log(f"warning: {empty}")
     runs = distinct_names(config.predictions)
     if len(opened) == 1:
         (steps,) = opened

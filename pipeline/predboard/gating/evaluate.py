@@ -8,7 +8,7 @@ broken.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -148,13 +148,19 @@ def at_most(value: float, interval: tuple[float, float] | None, limit: float, bo
     return at_least(-value, turned, -limit, {"lower": "upper", "upper": "lower"}.get(bound, bound))
 
 
-def check_complete(rows: int, manifest_rows: int) -> RuleResult:
-    """Return the result of a rule that every gate has: no row is missing, because whole classes may be."""
+def check_complete(rows: int, manifest_rows: int, later: Sequence[int] = ()) -> RuleResult:
+    """Return the result of a rule that every gate has: no row is missing, because whole classes may be.
+
+    `later` are steps after the one that was measured as the last, all of whose rows are missing.
+    """
     missing = manifest_rows - rows
     why = "no row is missing"
     if missing:
         why = f"{missing:,} of {plural(manifest_rows, 'row')} are missing, possibly whole classes"
     finding = Finding("images/missing", "max", 0, "= 0", "fail" if missing else "pass", why, missing, margin=-missing)
+    if later and not missing:
+        why = f"step {later[-1]} is the last and holds no part"
+        finding = replace(finding, outcome="fail", why=why, value=None, margin=-math.inf)
     return RuleResult("images/missing", "images/missing = 0", (finding,))
 
 

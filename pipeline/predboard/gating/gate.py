@@ -51,6 +51,8 @@ from predboard.storage.parts import read_batches, verify_manifest
 from predboard.storage.paths import AnyPath, is_inside, is_same, is_stream, write_output
 from predboard.storage.runs import (
     Step,
+    explain_empty_steps,
+    list_empty_steps,
     list_step_numbers,
     open_run,
     open_step,
@@ -124,10 +126,10 @@ def gate(
     _refuse_outputs(config)
     report = None if config.report is None else read_report(config.report)
     amendments = Amendments(config)
-    step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
+    step, notes = _amended(open_one_step(config.predictions, config.step, "--step", log), amendments)
     old = None
     if drops and config.baseline:
-        old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
+        old, more = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step", log), amendments)
         notes += [f"baseline: {note}" for note in more]
     amendments.refuse_unknown()
     if report is not None and step.run.task != SINGLE_LABEL:
@@ -147,7 +149,7 @@ def gate(
     positive = with_positive(step.run, config.positive).positive_class
     new = measure_step(step, {pattern_of(rule.metric) for rule in rules}, config.workers, crosses, positive, groups)
     change, paired = (None, {}) if old is None else baseline_change(old, new, drops, directions, config)
-    complete = [] if config.allow_incomplete else [check_complete(new.images["rows"], new.images["manifest_rows"])]
+    complete = [] if config.allow_incomplete else [_check_complete(config.predictions, config.step, new)]
     printed = [] if report is None else _check_report(report, new, config, log)
     result = GateResult(
         config.predictions.resolve().name,
@@ -168,6 +170,12 @@ def gate(
             write_output(path, content)
             log(f"wrote {path}")
     return result
+
+
+def _check_complete(run: AnyPath, asked: int | None, new: StepMetrics) -> RuleResult:
+    """Return whether no row of a step is missing; nor, where the last one was asked for, is a later step as a whole."""
+    later = [number for number in list_empty_steps(run) if asked is None and number > new.step.step]
+    return check_complete(new.images["rows"], new.images["manifest_rows"], later)
 
 
 def _amended(step: Step, amendments: Amendments) -> tuple[Step, list[str]]:
@@ -218,7 +226,7 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     if config.predictions is None:
         raise InputError("which predictions? For example: predboard gate predictions/digits --suggest > gates.toml")
     amendments = Amendments(config)
-    step, notes = _amended(open_one_step(config.predictions, config.step, "--step"), amendments)
+    step, notes = _amended(open_one_step(config.predictions, config.step, "--step", log), amendments)
     if config.baseline is None:
         amendments.refuse_unknown()
     for note in notes:
@@ -231,7 +239,7 @@ def suggest(config: GateConfig, log: Callable[[str], None] = print_warning) -> s
     differences: Mapping[str, Difference] = {}
     unpaired = 0.0
     if config.baseline is not None:
-        old, _ = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step"), amendments)
+        old, _ = _amended(open_one_step(config.baseline, config.baseline_step, "--baseline-step", log), amendments)
         amendments.refuse_unknown()
         comparison = compare_steps(old, new, config, slices=False)
         differences = comparison.differences
@@ -275,8 +283,10 @@ def metric_directions(task: str = SINGLE_LABEL) -> dict[str, Direction]:
     }
 
 
-def open_one_step(folder: AnyPath, number: int | None, flag: str) -> Step:
+def open_one_step(folder: AnyPath, number: int | None, flag: str, log: Callable[[str], None]) -> Step:
     """Open one step of a run, by default the last. Raises InputError if it does not exist."""
+    if empty := explain_empty_steps(folder, list_empty_steps(folder)):
+        log(f"warning: {empty}")
     numbers = list_step_numbers(folder)
     if number is not None and numbers and number not in numbers:
         raise InputError(f"{flag} is {number}, but {folder} has {', '.join(map(str, numbers))}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from predboard.errors import DamagedError, InputError
@@ -13,7 +14,14 @@ from predboard.predictions.tasks import rows_of
 from predboard.storage import timing
 from predboard.storage.parts import PartFile, read_batches, verify_manifest, verify_part
 from predboard.storage.paths import AnyPath, map_files
-from predboard.storage.runs import Step, list_part_paths, missing_ranges, open_run
+from predboard.storage.runs import (
+    Step,
+    explain_empty_steps,
+    list_empty_steps,
+    list_part_paths,
+    missing_ranges,
+    open_run,
+)
 
 OnDamage = Callable[[AnyPath, DamagedError], None]
 
@@ -26,8 +34,9 @@ class Inspection:
 
     @property
     def complete(self) -> bool:
-        """Whether no part is damaged and no row is missing."""
-        return not self.facts["damaged"] and not any(step["missing_rows"] for step in self.facts["steps"])
+        """Whether no part is damaged, no row is missing, and no step is without a part."""
+        missing = any(step["missing_rows"] for step in self.facts["steps"])
+        return not self.facts["damaged"] and not missing and "empty_steps" not in self.facts
 
     def lines(self) -> list[str]:
         """Return the facts as lines of text."""
@@ -53,6 +62,8 @@ class Inspection:
             lines += [f"step {s['step']} lacks rows {a:,} to {b - 1:,}" for a, b in s["missing"]]
             if s["clipped"]:
                 lines.append(f"step {s['step']}: {s['clipped']:,} probabilities below 1.2e-38 were raised to it")
+        if empty := explain_empty_steps(Path(f["run"]), f.get("empty_steps", [])):
+            lines.append(empty)
         lines += f.get("amended", [])
         return lines + [f"damaged: {message}" for message in f["damaged"].values()]
 
@@ -98,6 +109,7 @@ def inspect(
         steps, notes = amend(steps)
     step_facts = [_inspect_step(step, note) for step in steps]
     last = steps[-1].run
+    empty = list_empty_steps(run)
     part_paths = [path for step in steps for path in list_part_paths(run, step.step)]
     return Inspection(
         {
@@ -117,6 +129,7 @@ def inspect(
             "rows_per_second": _rows_per_second([file.part for step in steps for file in step.parts]),
             "steps": step_facts,
             "damaged": damaged,
+            **({"empty_steps": empty} if empty else {}),
             **({"amended": list(notes)} if notes else {}),
         }
     )

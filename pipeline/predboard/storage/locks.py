@@ -6,6 +6,7 @@ only. That suffices to keep the data right, because a part is published whole an
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,17 @@ def lock_folder(
         finally:
             with contextlib.suppress(OSError):  # the next process removes the rest
                 _remove_unfinished(staging, unfinished, share)
+
+
+def is_being_written(folder: AnyPath) -> bool:
+    """Return whether a process of this machine holds the lock of a folder, or of a share of its parts.
+
+    A lock that this user may not open counts as free: the folder is read, and says the same when its writer is another
+    user's.
+    """
+    staging = staging_dir(folder)
+    files = (staging / ".lock", *staging.glob(".share-*.lock"))
+    return any(os.access(file, os.W_OK) and _is_held(file) for file in files)
 
 
 def _lock_file(staging: Path, share: Share) -> Path:

@@ -33,6 +33,7 @@ from predboard.predictions.schema import (
     reserved_columns,
 )
 from predboard.storage import paths
+from predboard.storage.locks import is_being_written
 from predboard.storage.parts import (
     PartFile,
     explain_read_error,
@@ -41,7 +42,7 @@ from predboard.storage.parts import (
     read_batches,
     read_part_schema,
 )
-from predboard.storage.paths import AnyPath, P, explain_write_errors, map_files
+from predboard.storage.paths import AnyPath, P, explain_write_errors, is_remote, map_files
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,35 @@ def list_step_numbers(run: AnyPath) -> list[int]:
             )
         numbers.append(int(text))
     return sorted(numbers)
+
+
+def list_empty_steps(run: AnyPath) -> list[int]:
+    """Return the steps whose folder holds no part and that no process is making, ascending.
+
+    Object storage has no empty folders. A step that is being made has unfinished parts, or its run is locked.
+    """
+    if is_remote(run):
+        return []
+    names = [
+        folder.name
+        for folder in paths.list_folder(run, "step=*")
+        if folder.is_dir() and not any(paths.list_folder(folder, f"{hidden}part-*") for hidden in ("", "."))
+    ]
+    texts = [name.removeprefix("step=") for name in names if re.fullmatch("step=[0-9]{1,19}", name)]
+    numbers = sorted(int(text) for text in texts if step_folder(run, int(text)).name == f"step={text}")
+    return numbers if numbers and not is_being_written(run) else []
+
+
+def explain_empty_steps(run: AnyPath, steps: Sequence[int]) -> str:
+    """Return what is wrong with steps without a part, and what to do; nothing if there are none."""
+    if not steps:
+        return ""
+    names = ", ".join(step_folder(run, step).name for step in steps[:3]) + ("…" if len(steps) > 3 else "")
+    one = len(steps) == 1
+    return (
+        f"{run}: {names} {'holds' if one else 'hold'} no part, so {'this step is' if one else 'these steps are'} left "
+        f"out: run the command that wrote {'it' if one else 'them'} again, or delete the folder{'' if one else 's'}"
+    )
 
 
 def list_part_paths(run: P, step: int) -> list[P]:

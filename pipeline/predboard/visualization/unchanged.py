@@ -55,8 +55,11 @@ def digest_inputs(predictions: AnyPath, config: VisualizeConfig) -> str:
     return hashlib.blake2b(repr(record).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _walk(folder: str, suffix: str) -> Iterator[tuple[str, Stamp]]:
-    """Yield the files below a folder with their stamps, without hidden ones. Raises OSError for a link to a folder."""
+def _walk(folder: str, suffix: str) -> Iterator[tuple[str, Stamp | None]]:
+    """Yield the files below a folder with their stamps, without hidden ones, and the folders of steps without a stamp.
+
+    The folder of a step may be empty, and `visualize` says so. Raises OSError for a link to a folder.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -64,6 +67,8 @@ def _walk(folder: str, suffix: str) -> Iterator[tuple[str, Stamp]]:
             if entry.is_dir():
                 if entry.is_symlink():
                     raise OSError(f"{entry.path} is a link to a folder")
+                if entry.name.startswith("step="):
+                    yield entry.path, None
                 yield from _walk(entry.path, suffix)
             elif entry.name.endswith(suffix):
                 yield entry.path, stamp(entry.path)

@@ -37,7 +37,7 @@ from predboard.predictions.positive_class import with_positive
 from predboard.predictions.schema import Run, digest_records, hash64
 from predboard.storage.paths import AnyPath, is_inside, is_remote, parse_path, refuse_link
 from predboard.storage.rows import read_derived_rows
-from predboard.storage.runs import Step, open_run, preflight_path
+from predboard.storage.runs import Step, explain_empty_steps, list_empty_steps, open_run, preflight_path
 from predboard.streams import print_warning
 from predboard.summaries import Pixels
 from predboard.visualization import leaderboard, log_folder
@@ -268,15 +268,20 @@ class _OpenRun:
     """By step, what corrected labels did."""
     thresholds: str = ""
     """Origin of the thresholds that labels are predicted at; empty if that is probability 1/2."""
+    empty: tuple[int, ...] = ()
+    """Steps without a part."""
 
     @classmethod
     def open(cls, predictions: AnyPath, config: VisualizeConfig, log: Callable[[str], None]) -> "_OpenRun":
         """Read the footers of all parts. Raises InputError if there are none, or they do not belong together."""
         steps = _choose_steps(predictions, open_run(predictions), config.steps)
+        empty = tuple(list_empty_steps(predictions))
+        if empty:
+            log(f"warning: {explain_empty_steps(predictions, empty)}")
         name = predictions.resolve().name
         sheets = {step.step: _read_sheet(predictions, step.step, log) for step in steps}
         run = with_positive(steps[-1].run, config.positive)
-        return cls(name, config.logdir / name, steps, sheets, run)
+        return cls(name, config.logdir / name, steps, sheets, run, empty=empty)
 
     def amended(self, amendments: Amendments, log: Callable[[str], None]) -> "_OpenRun":
         """Return the run with corrected labels and further columns, and say what was done."""
@@ -296,7 +301,7 @@ class _OpenRun:
             for step in self.steps
             if self.sheets[step.step] is None
         )
-        return whole and not any(damaged)
+        return whole and not self.empty and not any(damaged)
 
     @property
     def rows(self) -> int:
