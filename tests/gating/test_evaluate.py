@@ -102,6 +102,31 @@ def test_one_condition(rule: Rule, expected: Status, why: str) -> None:
     assert finding.value == (figure.value if figure else None)
 
 
+@pytest.mark.parametrize(
+    ("asked", "similar"),
+    [
+        ("slices/age/*/accuracy", "slices/age */accuracy, slices/age ≤ 30/accuracy, slices/age 30 to 40/accuracy"),
+        ("slices/age/accuracy", "slices/age ≤ 30/accuracy, slices/age > 40/accuracy, slices/age 30 to 40/accuracy"),
+        (
+            "slices/contry=*/accuracy",
+            "slices/country=*/accuracy, slices/country=SE/accuracy, slices/country=NO/accuracy",
+        ),
+        ("slices/country=NOO/accuracy", "slices/country=NO/accuracy, slices/country=SE/accuracy"),
+        ("slices/zzz=*/accuracy", "slices/*/accuracy, slices/age_group=a/accuracy, slices/country=NO/accuracy"),
+        ("classes/Riv/*/recall", "classes/*/recall, classes/River/Lake/recall"),
+    ],
+)
+def test_the_slices_of_the_column_that_was_meant_come_first_after_a_pattern_that_works(
+    asked: str, similar: str
+) -> None:
+    names = ("age_group=a", "country=NO", "country=SE", "age ≤ 30", "age 30 to 40", "age > 40", "age=1 & country=NO")
+    figures = FIGURES | {f"slices/{name}/accuracy": FIGURES["slices/country=NO/accuracy"] for name in names}
+    figures = {name: figures[name] for name in sorted(figures, key=lambda name: "age_group" not in name)}
+    (finding,) = evaluate_rule(Rule(asked, min=0), figures).findings
+    assert finding.why == f"does not exist; similar: {similar}"
+    assert match_names(similar.partition(",")[0], figures)
+
+
 def test_both_ends_of_a_range_are_conditions_of_their_own() -> None:
     verdict = evaluate_rule(Rule("accuracy", min=0.9, max=0.94), FIGURES)
     assert [(f.key, f.outcome) for f in verdict.findings] == [("min", "pass"), ("max", "fail")]

@@ -137,7 +137,7 @@ def test_a_copied_part_of_the_list_in_another_order_is_refused_by_stage_two(plac
     with pytest.raises(InputError, match=message):
         open_run(place / "one")
     with pytest.raises(InputError, match=message):  # which opens this step alone
-        open_one_step(place / "one", 0, "--step")
+        open_one_step(place / "one", 0, "--step", print)
     part_path(place / "one", 0, 1).unlink()
     infer(worker_config(place, data=str(place / "one.csv"), out=place / "one"))
     assert len(open_run(place / "one")[0].parts) == 6

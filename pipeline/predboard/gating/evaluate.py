@@ -17,7 +17,7 @@ from predboard.errors import InputError
 from predboard.formatting import nearest_names, plural
 from predboard.gating.rules import Rule
 from predboard.metrics.registry import pattern_of
-from predboard.metrics.slice_crosses import crosses_in
+from predboard.metrics.slice_crosses import CROSS, crosses_in
 from predboard.summaries import Metric
 
 Status = Literal["pass", "too little evidence", "fail"]
@@ -329,9 +329,32 @@ def explain_missing(name: str, metrics: Mapping[str, Metric]) -> str:
         none = "was predicted as this class" if last == "precision" else "of this class has a label and a prediction"
         return f"has no value: no image {none}"
     groups = {group_name(other): other for other in metrics if kind and pattern_of(other) == f"{kind}/{last}"}
-    near = [groups[group] for group in nearest_names(group_name(name), groups) or list(groups)[:3]]
-    near = near or nearest_names(name, metrics)
+    asked, patterns, own = group_name(name), [f"{kind}/{last}"], list[str]()
+    if kind.startswith("slices/") and (column := _nearest_column(asked, groups)):
+        own = [group for group in groups if _column(group) == column and (CROSS in group) == (CROSS in asked)]
+        groups = {group: groups[group] for group in own} or groups
+        patterns = [f"slices/{column}=*/{last}", f"slices/{column} */{last}", *patterns]
+    nearest = nearest_names(asked, groups)
+    near = [groups[group] for group in (nearest + own if own else nearest or list(groups))]
+    if "*" in asked:
+        near = [*[pattern for pattern in patterns if match_names(pattern, metrics)][:1], *near]
+    near = list(dict.fromkeys(near))[:3] or nearest_names(name, metrics)
     return f"does not exist{'; similar: ' if near else ''}{', '.join(near)}"
+
+
+def _column(group: str) -> str:
+    """Return the column of a slice, also of a name that is only like a slice's.
+
+    >>> [_column(group) for group in ("country=NO", "age ≤ 30", "age 30 to 40", "age/*", "age *")]
+    ['country', 'age', 'age', 'age', 'age']
+    """
+    return re.split(r"=| [≤>] | [-+.\d]\S* to |[*/]", group)[0].strip()
+
+
+def _nearest_column(asked: str, groups: Iterable[str]) -> str:
+    """Return the column of slices that a person meant; nothing if none is near."""
+    columns = {_column(group) for group in groups}
+    return next(iter(nearest_names(_column(asked), columns, 1, 0.7)), "")
 
 
 def group_name(name: str) -> str:
