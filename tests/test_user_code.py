@@ -106,6 +106,30 @@ def test_a_neighbour_of_another_folder_is_never_taken_for_ones_own(folder: Path)
     assert sys.modules["config"] is loaded
 
 
+def test_a_neighbour_that_a_function_imports_is_its_own_or_refused(folder: Path) -> None:
+    model = load_object(f"{folder / 'net.py'}:Net", "model", "FILE.py:NAME").value
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "config.py").write_text("WIDTH = 1000\n")
+    (other / "prep.py").write_text(
+        "def f(image):\n    from config import WIDTH\n    return WIDTH\n\ndef g(image):\n    import errors, json\n"
+        "    return errors.WIDTH\n"
+    )
+    f, g = (load_object(f"{other / 'prep.py'}:{name}", "transform", "FILE.py:NAME").value for name in "fg")
+    with pytest.raises(InputError, match=rf"prep\.py imports its neighbour config, but .* from {folder}: rename"):
+        f(None)
+    assert g(None) == NAMES.index("errors") + 1  # there is no other errors.py
+    assert model().head.weight.shape == (3, 3)
+
+
+def test_a_link_to_a_shared_file_is_a_neighbour(folder: Path) -> None:
+    (folder / "config.py").rename(folder.parent / "shared.py")
+    (folder / "config.py").symlink_to(folder.parent / "shared.py")
+    (folder / "prep.py").write_text("import config\n\ndef f(image):\n    import config\n    return config.WIDTH\n")
+    load_object(f"{folder / 'net.py'}:Net", "model", "FILE.py:NAME")
+    assert load_object(f"{folder / 'prep.py'}:f", "transform", "FILE.py:NAME").value(None) == NAMES.index("config") + 1
+
+
 def test_the_folder_is_not_left_on_the_path(folder: Path) -> None:
     load_object(f"{folder / 'net.py'}:Net", "model", "FILE.py:NAME")
     assert str(folder) not in sys.path

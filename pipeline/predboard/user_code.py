@@ -4,12 +4,13 @@ The file is imported under a name of its own, so that it may be called like anyt
 imported while that goes on.
 """
 
+import builtins
 import contextlib
 import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,6 +101,7 @@ def _import_file(path: Path, kind: str) -> ModuleType:
         raise InputError(f"{path} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look a module up by its name
+    vars(module)["__builtins__"] = vars(builtins) | {"__import__": _guard_imports(path)}
     try:
         with import_path(path.parent), _without_namesakes(path), importing():
             spec.loader.exec_module(module)
@@ -117,10 +119,9 @@ def _import_file(path: Path, kind: str) -> ModuleType:
 @contextlib.contextmanager
 def _without_namesakes(path: Path) -> Iterator[None]:
     """Hide loaded modules that are called like neighbours of a file and are none; raise InputError if it needs one."""
-    folder = path.parent.resolve()
-    packages = {file.parent.name for file in folder.glob("*/__init__.py")}
-    neighbours = (packages | {file.stem for file in folder.glob("*.py")}) - {"__main__", "predboard"}
-    others = {name: place for name in neighbours if (place := _own_place(name)) not in (None, folder)}
+    packages = {file.parent.name for file in path.parent.glob("*/__init__.py")}
+    neighbours = packages | {file.stem for file in path.parent.glob("*.py")}
+    others = {name: place for name in neighbours if (place := _place_of_namesake(name, path.parent))}
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in others}
     try:
         yield
@@ -130,18 +131,43 @@ def _without_namesakes(path: Path) -> Iterator[None]:
             del sys.modules[name]
         sys.modules.update(hidden)
     if needed:
-        raise InputError(
-            f"{path} imports its neighbour {needed[0]}, but another {needed[0]} is in use, from {others[needed[0]]}: "
-            "rename one of them"
-        )
+        raise InputError(_explain_namesake(path, needed[0], others[needed[0]]))
 
 
-def _own_place(name: str) -> Path | None:
-    """Return the folder that a loaded module of the user lies in; None for one of Python or of an installed package."""
+def _guard_imports(path: Path) -> Callable[..., Any]:
+    """Return the import statement for a file's own functions: it raises InputError for a neighbour's namesake.
+
+    A function that imports a neighbour when it is called would be given any loaded module of the name.
+    """
+    folder = path.parent.resolve()
+
+    def import_(name: str, *arguments: Any, **options: Any) -> Any:
+        first = name.partition(".")[0]
+        if place := _place_of_namesake(first, folder):
+            raise InputError(_explain_namesake(path, first, place))
+        return builtins.__import__(name, *arguments, **options)
+
+    return import_
+
+
+def _explain_namesake(path: Path, name: str, place: Path) -> str:
+    return f"{path} imports its neighbour {name}, but another {name} is in use, from {place}: rename one of them"
+
+
+def _place_of_namesake(name: str, folder: Path) -> Path | None:
+    """Return the folder of a loaded module of the user that is called like a file in another folder, and is not it.
+
+    Modules of Python and of installed packages are none of the user.
+    """
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None or name in sys.stdlib_module_names or {"site-packages", "dist-packages"} & set(Path(file).parts):
+    if file is None or name in sys.stdlib_module_names or name in ("__main__", "predboard"):
         return None
+    if {"site-packages", "dist-packages"} & set(Path(file).parts):
+        return None
+    own = [path.resolve() for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
     place = Path(file).resolve()
+    if not own or place in own:
+        return None
     return place.parent.parent if place.name == "__init__.py" else place.parent
 
 
