@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     toy.pictures(tmp_path / "data", each=8)
     yield own
     for name in list(sys.modules):
-        if name.partition(".")[0] in (*NAMES, "images", "panels") or re.match(r"predboard_[a-z]+_", name):
+        if name.partition(".")[0] in (*NAMES, "images", "panels", "parts") or re.match(r"predboard_[a-z]+_", name):
             del sys.modules[name]
 
 
@@ -120,6 +120,27 @@ def test_a_neighbour_that_a_function_imports_is_its_own_or_refused(folder: Path)
         f(None)
     assert g(None) == NAMES.index("errors") + 1  # there is no other errors.py
     assert model().head.weight.shape == (3, 3)
+
+
+@pytest.mark.parametrize("other_kind", ["parts/own.py", "parts.py"])
+def test_a_folder_without_an_init_file_is_a_neighbour_too(folder: Path, other_kind: str) -> None:
+    """Its modules are loaded by name as well, and so are those of another folder that is called the same."""
+    lines = "from parts import own\n\ndef f(image):\n    return own.WIDTH\n"
+    late = "def late(image):\n    from parts import own\n    return own.WIDTH\n"
+    other = folder.parent / "other"
+    for place, file, width in ((folder, "parts/own.py", 1), (other, other_kind, 1000)):
+        (place / file).parent.mkdir(parents=True)
+        (place / file).write_text(f"WIDTH = {width}\n")
+        (place / "prep.py").write_text(lines + late)
+        (place / "late.py").write_text(late)
+    first = load_object(f"{folder / 'prep.py'}:f", "transform", "FILE.py:NAME").value
+    assert load_object(f"{folder / 'prep.py'}:late", "transform", "FILE.py:NAME").value(None) == first(None) == 1
+    refused = rf"imports its neighbour parts, but another parts is in use, from {folder}: rename"
+    with pytest.raises(InputError, match=refused):
+        load_object(f"{other / 'late.py'}:late", "transform", "FILE.py:NAME").value(None)
+    if other_kind == "parts/own.py":
+        with pytest.raises(InputError, match=refused):
+            load_object(f"{other / 'prep.py'}:f", "transform", "FILE.py:NAME")
 
 
 def test_a_link_to_a_shared_file_is_a_neighbour(folder: Path) -> None:

@@ -8,6 +8,7 @@ import builtins
 import contextlib
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -119,8 +120,8 @@ def _import_file(path: Path, kind: str) -> ModuleType:
 @contextlib.contextmanager
 def _without_namesakes(path: Path) -> Iterator[None]:
     """Hide loaded modules that are called like neighbours of a file and are none; raise InputError if it needs one."""
-    packages = {file.parent.name for file in path.parent.glob("*/__init__.py")}
-    neighbours = packages | {file.stem for file in path.parent.glob("*.py")}
+    with os.scandir(path.parent) as entries:
+        neighbours = {entry.name.removesuffix(".py") for entry in entries} & sys.modules.keys()
     others = {name: place for name in neighbours if (place := _place_of_namesake(name, path.parent))}
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in others}
     try:
@@ -157,18 +158,25 @@ def _explain_namesake(path: Path, name: str, place: Path) -> str:
 def _place_of_namesake(name: str, folder: Path) -> Path | None:
     """Return the folder of a loaded module of the user that is called like a file in another folder, and is not it.
 
-    Modules of Python and of installed packages are none of the user.
+    Modules of Python and of installed packages are none of the user. A folder without `__init__.py` is no file itself,
+    and may lie in several folders at once: the modules in it count.
     """
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None or name in sys.stdlib_module_names or name in ("__main__", "predboard"):
+    if name in sys.stdlib_module_names or name in ("__main__", "predboard"):
         return None
-    if {"site-packages", "dist-packages"} & set(Path(file).parts):
-        return None
-    own = [path.resolve() for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()]
-    place = Path(file).resolve()
-    if not own or place in own:
-        return None
-    return place.parent.parent if place.name == "__init__.py" else place.parent
+    loaded = sys.modules.get(name)
+    is_folder = getattr(loaded, "__file__", None) is None and hasattr(loaded, "__path__")
+    names = [other for other in list(sys.modules) if other.startswith(f"{name}.")] if is_folder else [name]
+    for parts in (other.split(".") for other in names):
+        file = getattr(sys.modules.get(".".join(parts)), "__file__", None)
+        if file is None or {"site-packages", "dist-packages"} & set(Path(file).parts):
+            continue
+        neighbours = {folder / name, folder.joinpath(*parts)}
+        possible = [path for n in neighbours for path in (n.with_name(f"{n.name}.py"), n / "__init__.py")]
+        own = [path.resolve() for path in possible if path.is_file()]
+        place = Path(file).resolve()
+        if own and place not in own:
+            return place.parents[len(parts) - (place.name != "__init__.py")]
+    return None
 
 
 def imported_files() -> list[tuple[Path, str]]:
