@@ -22,7 +22,7 @@ from predboard.predictions.derive import MIN_PROBABILITY
 from predboard.predictions.schema import SINGLE_LABEL, Run
 from predboard.storage.inspection import inspect
 from predboard.storage.remote import RemotePath
-from predboard.storage.runs import open_run, part_path
+from predboard.storage.runs import open_run, part_path, step_folder
 from tests import fake_storage, toy
 from tests.comparison.test_join import names, step
 
@@ -246,6 +246,9 @@ def test_what_cannot_be_combined_is_one_line(tmp_path: Path, capsys: pytest.Capt
     incomplete = tmp_path / "incomplete"
     step(incomplete, names(100), shard_size=30)
     part_path(incomplete, 0, 1).unlink()
+    empty = tmp_path / "empty"
+    step(empty, names(100))
+    step_folder(empty, 12).mkdir()
     b = tmp_path / "b"
     out = "--out", str(tmp_path / "e")
     for arguments, message in (
@@ -256,12 +259,15 @@ def test_what_cannot_be_combined_is_one_line(tmp_path: Path, capsys: pytest.Capt
         ((str(a), str(b), *out, "--weights", "1,0"), "expected numbers above 0"),
         ((str(a), str(tmp_path / "far"), *out), "no image is in all of a and far ('00000.png' is in one, '00500.png'"),
         ((str(a), str(incomplete), *out), "is missing 30 rows of 100"),
+        ((str(a), str(empty), *out), "step=00000012 holds no part: run the command that wrote it again, delete this f"),
+        ((str(a), str(empty), *out), f"or name a step, as in {empty}@0"),
     ):
         assert main.run(["combine", *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "e").exists()
+    assert main.run(["combine", str(a), f"{empty}@0", *out]) == 0
 
 
 def test_runs_in_storage(tmp_path: Path) -> None:

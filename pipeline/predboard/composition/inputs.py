@@ -13,7 +13,7 @@ from predboard.errors import InputError
 from predboard.formatting import plural
 from predboard.storage.parts import read_batches
 from predboard.storage.paths import AnyPath
-from predboard.storage.runs import Step, distinct_names, open_run
+from predboard.storage.runs import Step, distinct_names, list_empty_steps, open_run, step_folder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def split_step(path: AnyPath) -> tuple[AnyPath, int | None]:
 def open_runs(paths: Sequence[AnyPath]) -> tuple[NamedRun, ...]:
     """Open the runs that a command names.
 
-    Raises InputError for what `open_run` refuses, for a step that is not there, and for rows that are missing.
+    Raises InputError for what `open_run` refuses, for a step that is not there, for rows that are missing, and, where
+    no step was named, for one without a part.
     """
     named = [split_step(path) for path in paths]
     names = distinct_names([folder for folder, _ in named])
@@ -71,6 +72,11 @@ def _open(name: str, folder: AnyPath, number: int | None) -> NamedRun:
         if not steps:
             raise InputError(f"{folder} has no step {number}; there are {numbers}")
         name = f"{name}@{number}"
+    elif empty := list_empty_steps(folder):  # the last step may be one of them
+        raise InputError(
+            f"{step_folder(folder, empty[-1])} holds no part: run the command that wrote it again, delete this folder, "
+            f"or name a step, as in {folder}@{steps[-1].step}"
+        )
     for step in steps:
         _refuse_incomplete(folder, step)
     return NamedRun(name, folder, steps, number is not None)
