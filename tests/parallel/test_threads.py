@@ -5,13 +5,21 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predboard.parallel.threads import ItemTimeout, limit_blas_threads, limit_spinning, ordered_map, worker_count
+from predboard.parallel.threads import (
+    ItemTimeout,
+    _Backlog,
+    limit_blas_threads,
+    limit_spinning,
+    ordered_map,
+    worker_count,
+)
 from tests import toy
 
 pytestmark = pytest.mark.slow
@@ -203,6 +211,27 @@ def test_the_more_results_wait_for_the_caller_the_fewer_threads_that_give_way_wo
     assert max(most[:8]) == 2
     assert max(most[14:20]) == at_once
     assert [first, *results] == list(range(40))
+
+
+def test_a_signal_leaves_no_thread_waiting() -> None:
+    """It comes when a function that is written in Python returns to the backlog, which may hold its lock by then."""
+
+    def signal(frame: types.FrameType, event: str, _: object) -> None:
+        if event == "return" and frame.f_back is not None and frame.f_back.f_code is _Backlog.take.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    results = ordered_map(abs, range(100), workers=2, ahead=8, nice=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sys.setprofile(signal)
+            list(results)
+    finally:
+        sys.setprofile(None)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

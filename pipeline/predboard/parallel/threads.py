@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Condition, Thread, get_native_id
+from threading import Condition, RLock, Thread, get_native_id
 from typing import Generic, TypeVar
 
 X = TypeVar("X")
@@ -105,7 +105,8 @@ class _Backlog:
     """
 
     def __init__(self, workers: int, ahead: int, gives_way: bool) -> None:
-        self._changed, self._begun, self._ended = Condition(), 0, False
+        self._lock = RLock()  # also taken by the main thread, which a signal may interrupt: `Condition` is Python code
+        self._changed, self._begun, self._ended = Condition(self._lock), 0, False
         step = ahead / 2 / max(workers - 1, 1)
         self._limits = [max(ahead - i * step, 2 * workers) if i and gives_way else math.inf for i in range(workers)]
 
@@ -117,18 +118,18 @@ class _Backlog:
 
     def begin(self) -> None:
         """Count an item that a thread begins."""
-        with self._changed:
+        with self._lock:
             self._begun += 1
 
     def take(self) -> None:
         """Count an item that the caller takes, or waits for."""
-        with self._changed:
+        with self._lock:
             self._begun -= 1
             self._changed.notify_all()
 
     def end(self) -> None:
         """Let nobody wait any more."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             self._changed.notify_all()
 
