@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 
 from predboard import CompareConfig, VisualizeConfig, compare, visualize
 from predboard.evaluation.measure import PRELOAD
+from predboard.images import sources
 from predboard.parallel.pool import ProcessPool
 from predboard.predictions.schema import Run
 from predboard.storage.runs import Step, open_run
@@ -97,6 +99,27 @@ def test_tiles_are_drawn_on_threads_where_images_are_large_or_another_process_he
     assert not large.waits(0, tiles)
     large.encode(0, tiles)
     assert large.waits(0, tiles)
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(0.0, False), (0.003, True)])
+def test_tiles_are_drawn_on_threads_where_images_are_slow_to_read(
+    seconds: float, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = written(tmp_path)
+    toy.sources(tmp_path / "images", ROWS)
+    tiles, read = gallery(steps), sources.read
+
+    def read_slowly(root: str, ref: str) -> bytes:
+        time.sleep(seconds)
+        return read(root, ref)
+
+    monkeypatch.setattr(sources, "read", read_slowly)
+    images = SourceImages(steps, None)
+    images.open_image(0, 1, "000001.png")  # a first read alone may take long, to open an archive
+    assert not images.waits(0, tiles)
+    for row in range(ROWS):
+        images.open_image(0, row, f"{row:06d}.png")
+    assert images.waits(0, tiles) == waits
 
 
 def test_pillow_says_nothing_in_another_process_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

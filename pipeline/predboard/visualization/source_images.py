@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,9 @@ SMALL_BYTES, SMALL_PIXELS = 8192, 128
 """Bytes, or pixels of the longer side, up to which an image is opened by the thread that draws: reading and decoding
 take a tenth of a millisecond, and to pass Python's lock to another thread and back takes as long. A JPEG of so many
 pixels is always decoded whole."""
+
+SLOW_READ_SECONDS, RECENT_READS = 0.001, 16
+"""If half of the last reads took longer, as from a file system on a network, threads read side by side."""
 
 
 Y = TypeVar("Y")
@@ -137,6 +141,7 @@ class SourceImages:
         self.missing: set[str] = set()  # references of images that were not found
         self.outside: set[str] = set()  # references of images that were not opened, because of where they lead
         self._any_opened, self._any_large = False, False
+        self._read_seconds, self._read_count = [0.0] * RECENT_READS, itertools.count()
         self._answering: dict[str, bool] = {}
         self._absent_roots: set[str] = set()  # nothing is looked for below them
         self._asking = threading.Lock()
@@ -176,15 +181,15 @@ class SourceImages:
     def waits(self, step: int, summary: Summary) -> bool:
         """Return whether a summary is drawn sooner on a thread of its own, as far as the images before tell.
 
-        That is so if it waits for images that are large or far away, or if another process can draw it. All else waits
-        for nothing but Python's lock, and is best drawn by the thread that has it.
+        That is so if it waits for images that are large or slow to read, or if another process can draw it. All else
+        waits for nothing but Python's lock, and is best drawn by the thread that has it.
         """
         rows = summary.source_rows
         if rows is None:
             return False
         remote = self._any_remote(step, map(str, rows["image"]))
         helped = self._any_opened and self._pool is not None and self._pool.has_others
-        return self._any_large or helped or remote or bool(self._steps[step].run.thumbnails)
+        return self._takes_long() or helped or remote or bool(self._steps[step].run.thumbnails)
 
     def encode_locally(self, step: int, tiles: Tiles) -> EncodedImages:
         """Draw tiles on this process; see `encode`."""
@@ -282,7 +287,7 @@ class SourceImages:
             open_group,
             groups,
             threads,
-            at_once=lambda group: None if waits or self._any_large else open_group(group),
+            at_once=lambda group: None if waits or self._takes_long() else open_group(group),
         )
         sprite = draw_sprite(itertools.chain.from_iterable(opened), len(points), side)
         return (b"" if sprite is None else events.encode_jpeg(sprite)), side
@@ -327,8 +332,7 @@ class SourceImages:
             stored = self._thumbnail(step, row) if origin == "thumbnail" else None
             with contextlib.suppress(Exception):  # as in stage one: an image file may fail in any way
                 if origin == "source":
-                    with self._connections:
-                        content = sources.read(self._root_of(step), ref)
+                    content = self._read(step, ref)
                     image = ReadImage(content, exif)
                     self._any_opened = True
                     self._any_large = self._any_large or not image.is_small
@@ -338,6 +342,19 @@ class SourceImages:
         if ref:
             (self.missing if is_allowed else self.outside).add(ref)  # the tile shows it, and the command the number
         return None
+
+    def _read(self, step: int, ref: str) -> bytes:
+        """Read an image, and note how long that took. Raises what `sources.read` does."""
+        with self._connections:
+            began = time.perf_counter()
+            try:
+                return sources.read(self._root_of(step), ref)
+            finally:
+                self._read_seconds[next(self._read_count) % RECENT_READS] = time.perf_counter() - began
+
+    def _takes_long(self) -> bool:
+        """Return whether reading or decoding takes so long that threads should do it side by side."""
+        return self._any_large or sorted(self._read_seconds)[RECENT_READS // 2] > SLOW_READ_SECONDS
 
     def notes(self) -> list[str]:
         """Return a line for each folder of images far from here that the predictions name, and not the user."""
