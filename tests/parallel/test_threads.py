@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -235,37 +235,31 @@ def test_a_signal_leaves_no_thread_waiting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"),
-    [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
-    ids=["unset", "policy", "count"],
+    ("limit", "names", "environment", "expected"),
+    [
+        (limit_spinning, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), {}, "1000"),
+        (limit_spinning, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), {"OMP_WAIT_POLICY": "active"}, None),
+        (limit_spinning, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), {"GOMP_SPINCOUNT": "7"}, "7"),
+        (limit_blas_threads, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), {}, "1"),
+        (limit_blas_threads, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), {"OMP_NUM_THREADS": "3"}, None),
+        (limit_blas_threads, ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), {"OPENBLAS_NUM_THREADS": "2"}, "2"),
+    ],
+    ids=["spins unset", "wait policy", "spin count", "threads unset", "openmp", "openblas"],
 )
-def test_spinning_is_limited_unless_the_environment_says_how_to_wait(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+def test_spinning_and_threads_are_limited_unless_the_environment_says_otherwise(
+    limit: Callable[[], None],
+    names: tuple[str, str],
+    environment: dict[str, str],
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for name in names:
         monkeypatch.setenv(name, "")  # so that it is undone
         monkeypatch.delenv(name)
-    for name, value in given.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    limit_spinning()
-    assert os.environ.get("GOMP_SPINCOUNT") == spins
-
-
-@pytest.mark.parametrize(
-    ("given", "threads"),
-    [({}, "1"), ({"OMP_NUM_THREADS": "3"}, None), ({"OPENBLAS_NUM_THREADS": "2"}, "2")],
-    ids=["unset", "openmp", "openblas"],
-)
-def test_openblas_starts_no_threads_unless_the_environment_says_how_many(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], threads: str | None
-) -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, "")  # so that it is undone
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    limit_blas_threads()
-    assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
+    limit()
+    assert os.environ.get(names[0]) == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no glibc")
